@@ -1,0 +1,32 @@
+"""Test session set-up: eight simulated CPU devices, a persistent compilation cache, checked array shapes.
+
+The simulated devices exist so that sharding is tested everywhere; a computation that names no
+sharding still runs on the first of them.
+"""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).resolve().parent.parent
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+install_import_hook(["jwm_jax", "jwm_kernels"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def jwm_data() -> Path:
+    """Folder of real drives, weights and golden arrays; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("JWM_DATA", ROOT.parent / "shared" / "data")).expanduser()
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} does not exist (set JWM_DATA)")
+    return folder
