@@ -1,0 +1,146 @@
+"""A clip: what the sensors saw on one drive. Host data in numpy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from jwm_jax.scene.cameras import Camera, Intrinsics, Rig
+from jwm_jax.scene.lane_map import LaneMap
+from jwm_jax.scene.tracks import Tracks
+from jwm_jax.scene.transforms import invert_transform
+
+
+@dataclass(frozen=True)
+class Clip:
+    """T instants of V views, with calibration and poses. Metres, seconds; see the README's table.
+
+    Attributes:
+        images: One uint8 [T, h, w, 3] array a view; after `resized`, one [T, V, H, W, 3] array.
+        times: [T, V] float64 seconds, absolute.
+        world_from_ego: [T, 4, 4] float64; world is the ego frame of the clip's first frame.
+        world_from_camera: [T, V, 4, 4] float64, authoritative for where a picture was taken.
+        cameras: The lens of each view.
+        view_names: One name a view.
+        lidar: One float32 [P, 4] array an instant (x, y, z in the ego frame of that instant,
+            intensity), or None.
+        tracks: Boxes of things on the absolute clock, or None.
+        map: Lane map, or None.
+        style: Named properties such as time of day and weather, or None.
+        depth: One float32 [T, h, w] array a view, metres along z, 0 where there is none; or None.
+            Ground truth, where it exists.
+        name: For reports.
+    """
+
+    images: Sequence[np.ndarray] | np.ndarray
+    times: np.ndarray
+    world_from_ego: np.ndarray
+    world_from_camera: np.ndarray
+    cameras: tuple[Intrinsics, ...]
+    view_names: tuple[str, ...]
+    lidar: tuple[np.ndarray, ...] | None = None
+    tracks: Tracks | None = None
+    map: LaneMap | None = None
+    style: dict[str, str] | None = None
+    depth: tuple[np.ndarray, ...] | None = None
+    name: str = "clip"
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return self.times.shape[0]
+
+    @property
+    def num_views(self) -> int:
+        """V."""
+        return self.times.shape[1]
+
+    @property
+    def start(self) -> float:
+        """Absolute time of the first exposure, seconds; the zero of device times."""
+        return float(self.times.min())
+
+    @property
+    def rate(self) -> float:
+        """Frames a second (median); 0 for a single instant."""
+        if self.num_frames < 2:
+            return 0.0
+        return float(1.0 / np.median(np.diff(self.times[:, 0])))
+
+    def view(self, v: int) -> np.ndarray:
+        """Images of one view, uint8 [T, h, w, 3]."""
+        return self.images[:, v] if isinstance(self.images, np.ndarray) else self.images[v]
+
+    def camera(self, t: int, v: int) -> Camera:
+        """The camera of one picture (host arrays)."""
+        return Camera(self.cameras[v], self.world_from_camera[t, v])
+
+    def rig(self, t: int = 0) -> Rig:
+        """The cameras as fixed to the vehicle at instant t."""
+        ego_from_world = invert_transform(self.world_from_ego[t])
+        return Rig(self.view_names, self.cameras, ego_from_world @ self.world_from_camera[t])
+
+    def device_times(self) -> np.ndarray:
+        """float32 [T, V] seconds since `start`."""
+        return (self.times - self.start).astype(np.float32)
+
+    def select(
+        self,
+        frames: Sequence[int] | slice | None = None,
+        views: Sequence[int] | slice | None = None,
+    ) -> "Clip":
+        """Some instants and views of the clip; world frame and tracks stay as they are."""
+        f = np.arange(self.num_frames)[slice(None) if frames is None else frames]
+        v = np.arange(self.num_views)[slice(None) if views is None else views]
+        if isinstance(self.images, np.ndarray):
+            images = self.images[np.ix_(f, v)]
+        else:
+            images = tuple(self.images[i][f] for i in v)
+        return replace(
+            self,
+            images=images,
+            times=self.times[np.ix_(f, v)],
+            world_from_ego=self.world_from_ego[f],
+            world_from_camera=self.world_from_camera[np.ix_(f, v)],
+            cameras=tuple(self.cameras[i] for i in v),
+            view_names=tuple(self.view_names[i] for i in v),
+            lidar=None if self.lidar is None else tuple(self.lidar[i] for i in f),
+            depth=None if self.depth is None else tuple(self.depth[i][f] for i in v),
+        )
+
+    def resized(self, height: int, width: int) -> "Clip":
+        """Every picture stretched to one size and stacked to [T, V, height, width, 3].
+
+        Colours are area-averaged, depth is sampled at the nearest pixel; camera matrices follow.
+        """
+        views = [_resize_all(self.view(v), height, width) for v in range(self.num_views)]
+        depth = self.depth
+        if depth is not None:
+            depth = tuple(_nearest(d, height, width) for d in depth)
+        return replace(
+            self,
+            images=np.stack(views, axis=1),
+            cameras=tuple(c.resized(height, width) for c in self.cameras),
+            depth=depth,
+        )
+
+
+def tiny_size(height: int, width: int) -> tuple[int, int]:
+    """Size of the `tiny` models' images at this aspect: 96 rows, columns a multiple of 16."""
+    return 96, max(16, 16 * round(96 * width / height / 16))
+
+
+def _resize_all(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    if images.shape[1:3] == (height, width):
+        return images
+    size = (width, height)
+    return np.stack(
+        [np.asarray(Image.fromarray(i).resize(size, Image.Resampling.BOX)) for i in images]
+    )
+
+
+def _nearest(depth: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows = np.floor((np.arange(height) + 0.5) * depth.shape[1] / height).astype(int)
+    columns = np.floor((np.arange(width) + 0.5) * depth.shape[2] / width).astype(int)
+    return depth[:, rows][:, :, columns]

@@ -1,0 +1,70 @@
+"""The PLY layout that 3D Gaussian splatting viewers read (the INRIA layout).
+
+Binary little endian float32, one `vertex` element: x y z, nx ny nz, f_dc_0..2 (spherical-harmonics
+constant term), opacity (logit), scale_0..2 (natural logarithm), rot_0..3 (wxyz).
+"""
+
+from pathlib import Path
+
+import numpy as np
+from plyfile import PlyData, PlyElement
+
+from jwm_jax.errors import DataError
+from jwm_jax.scene.gaussians import Gaussians, make_gaussians
+
+SH_CONSTANT = 0.28209479177387814
+"""Value of the first real spherical harmonic."""
+
+_COLUMNS = (
+    *("x", "y", "z", "nx", "ny", "nz"),
+    *(f"f_dc_{i}" for i in range(3)),
+    "opacity",
+    *(f"scale_{i}" for i in range(3)),
+    *(f"rot_{i}" for i in range(4)),
+)
+
+
+def write_ply(path: str | Path, gaussians: Gaussians, keep: np.ndarray) -> Path:
+    """Write the kept Gaussians; those that are not finite or all but transparent are left out."""
+    path = Path(path)
+    g = gaussians
+    opacity = np.asarray(g.opacities, np.float64)
+    columns = [
+        np.asarray(g.means),
+        np.zeros_like(np.asarray(g.means)),
+        (np.asarray(g.colors) - 0.5) / SH_CONSTANT,
+        np.log(np.clip(opacity, 1e-6, 1 - 1e-6) / (1 - np.clip(opacity, 1e-6, 1 - 1e-6)))[:, None],
+        np.log(np.maximum(np.asarray(g.scales), 1e-9)),
+        np.asarray(g.quats),
+    ]
+    table = np.concatenate(columns, axis=1).astype("<f4")
+    keep = keep & np.isfinite(table).all(axis=1) & (opacity >= 1 / 255)
+    vertices = np.zeros(int(keep.sum()), dtype=[(name, "<f4") for name in _COLUMNS])
+    for index, name in enumerate(_COLUMNS):
+        vertices[name] = table[keep, index]
+    PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(path))
+    return path
+
+
+def read_ply(path: str | Path) -> Gaussians:
+    """Read the constant-colour part of a Gaussian splatting PLY as everlasting static Gaussians.
+
+    Raises:
+        DataError: The file is missing, not a PLY, or lacks the columns.
+    """
+    path = Path(path)
+    try:
+        vertices = PlyData.read(str(path))["vertex"].data
+        table = {
+            name: np.asarray(vertices[name], np.float32) for name in _COLUMNS if name[0] != "n"
+        }
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: not a Gaussian splatting PLY ({error}).") from None
+    stack = lambda *names: np.stack([table[n] for n in names], axis=1)  # noqa: E731
+    return make_gaussians(
+        means=stack("x", "y", "z"),
+        colors=stack("f_dc_0", "f_dc_1", "f_dc_2") * SH_CONSTANT + 0.5,
+        scales=np.exp(stack("scale_0", "scale_1", "scale_2")),
+        opacities=1 / (1 + np.exp(-table["opacity"])),
+        quats=stack("rot_0", "rot_1", "rot_2", "rot_3"),
+    )

@@ -1,0 +1,218 @@
+"""A scene: Gaussians, the tracks that move some of them, and the sky.
+
+A Gaussian seen at t_i has at time t the opacity
+
+    o(t) = o exp(-((t - t_i) / (lifespan + tau))^2 / 2)            (PointForward, eq. 7, in seconds)
+
+and, if a thing owns it, moves with that thing's box.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+import jwm_kernels
+from jwm_jax.errors import DataError
+from jwm_jax.scene.cameras import Camera, Intrinsics
+from jwm_jax.scene.gaussians import Gaussians
+from jwm_jax.scene.ply import write_ply
+from jwm_jax.scene.pytree import pytree_dataclass, static_field
+from jwm_jax.scene.sky import Sky
+from jwm_jax.scene.tracks import Tracks
+from jwm_jax.scene.transforms import (
+    invert_transform,
+    matrix_to_quat,
+    quat_multiply,
+)
+
+FORMAT_VERSION = 1
+
+
+class Rendering(NamedTuple):
+    """A rendered picture.
+
+    Attributes:
+        rgb: In [0, 1] (up to rounding), [..., h, w, 3].
+        alpha: Share of light that Gaussians stopped, [..., h, w].
+        depth: Expected distance along z in metres, [..., h, w]; 0 where alpha is 0.
+    """
+
+    rgb: jax.Array
+    alpha: jax.Array
+    depth: jax.Array
+
+
+@pytree_dataclass
+class Scene:
+    """What WorldRec makes of a clip, in metres and seconds since the clip's start.
+
+    Attributes:
+        gaussians: Static ones in the world frame, others in the frame of their owner's box.
+        tracks: Boxes on the scene's clock (float32), or None for a scene without actors.
+        sky: What is seen where no Gaussian is, or None for black.
+        start: The clip's absolute start, seconds; scene time 0.
+        tau: Shortest life of a Gaussian around its time, seconds.
+    """
+
+    gaussians: Gaussians
+    tracks: Tracks | None = None
+    sky: Sky | None = None
+    start: float = static_field(default=0.0)
+    tau: float = static_field(default=1.0)
+
+    def compose(self, time: Float[Array, ""] | float) -> Gaussians:
+        """The Gaussians in the world at one time (seconds since the start), opacities faded.
+
+        Gaussians of a thing that is not there at that time get opacity 0.
+        """
+        g = self.gaussians
+        age = (jnp.asarray(time, jnp.float32) - g.time) / (g.lifespan + self.tau)
+        opacities = g.opacities * jnp.exp(-0.5 * age * age) * g.mask
+        means, quats = jnp.asarray(g.means), jnp.asarray(g.quats)
+        if self.tracks is not None and self.tracks.num_tracks:
+            poses, there = self.tracks.at(jnp.asarray(time, jnp.float32))
+            poses = jnp.concatenate([jnp.eye(4, dtype=poses.dtype)[None], poses])
+            there = jnp.concatenate([jnp.ones(1, bool), there])
+            rotation = matrix_to_quat(poses[:, :3, :3])
+            pose = poses[g.owner]
+            means = jnp.einsum("nij,nj->ni", pose[:, :3, :3], means) + pose[:, :3, 3]
+            quats = quat_multiply(rotation[g.owner], quats)
+            opacities = opacities * there[g.owner]
+        return Gaussians(
+            means=means,
+            quats=quats,
+            scales=jnp.asarray(g.scales),
+            opacities=opacities,
+            colors=jnp.asarray(g.colors),
+            mask=jnp.asarray(g.mask),
+            time=jnp.asarray(g.time),
+            lifespan=jnp.asarray(g.lifespan),
+            owner=jnp.zeros_like(g.owner),
+            confidence=jnp.asarray(g.confidence),
+            feature=g.feature,
+        )
+
+    def render(
+        self, camera: Camera, time: Float[Array, "*b"] | float, sky: bool = True
+    ) -> Rendering:
+        """Draw the scene.
+
+        Args:
+            camera: World frame; leading axes [*b] draw several pictures.
+            time: Seconds since the start, [*b] or one for all.
+            sky: Whether the sky fills what Gaussians leave open; black otherwise.
+
+        Returns:
+            rgb [*b, h, w, 3], alpha [*b, h, w], depth [*b, h, w].
+        """
+        pose = jnp.asarray(camera.world_from_camera, jnp.float32)
+        leading = pose.shape[:-2]
+        K = jnp.broadcast_to(jnp.asarray(camera.K, jnp.float32), (*leading, 3, 3))
+        times = jnp.broadcast_to(jnp.asarray(time, jnp.float32), leading)
+        size = (camera.height, camera.width)
+        parts = (pose.reshape(-1, 4, 4), K.reshape(-1, 3, 3), times.reshape(-1))
+        pictures = _render_many(self, *parts, size=size, sky=sky)
+        return Rendering(*(p.reshape(*leading, *p.shape[1:]) for p in pictures))
+
+    def save_ply(self, path: str | Path, time: float | None = None) -> Path:
+        """Write a 3D Gaussian splatting PLY: static Gaussians, or all as they stand at `time`.
+
+        Returns:
+            The path written.
+        """
+        if time is None:
+            chosen, keep = self.gaussians, np.asarray(self.gaussians.mask)
+            keep = keep & (np.asarray(self.gaussians.owner) == 0)
+        else:
+            chosen = self.compose(time)
+            keep = np.asarray(chosen.mask)
+        return write_ply(path, chosen, keep)
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one .npz file that `Scene.load` reads."""
+        path = Path(path)
+        arrays = {"format_version": np.int64(FORMAT_VERSION)}
+        arrays |= {"start": np.float64(self.start), "tau": np.float64(self.tau)}
+        for prefix, part in (("gaussians", self.gaussians), ("tracks", self.tracks)):
+            if part is not None:
+                for field in part.__dataclass_fields__:
+                    value = getattr(part, field)
+                    if value is not None:
+                        arrays[f"{prefix}.{field}"] = np.asarray(value)
+        if self.sky is not None:
+            arrays["sky.texture"] = np.asarray(self.sky.texture)
+        np.savez_compressed(path, **arrays)
+        return path if path.suffix == ".npz" else path.with_suffix(path.suffix + ".npz")
+
+    @staticmethod
+    def load(path: str | Path) -> "Scene":
+        """Read a scene written by `save`.
+
+        Raises:
+            DataError: The file is missing, not a scene, or of another format version.
+        """
+        path = Path(path)
+        try:
+            with np.load(path) as file:
+                arrays = dict(file)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not a readable scene file ({error}).") from None
+        version = int(arrays.get("format_version", 0))
+        if version != FORMAT_VERSION:
+            raise DataError(
+                f"{path}: expected a scene of format version {FORMAT_VERSION}, got {version}."
+            )
+
+        def part(prefix):
+            offset = len(prefix) + 1
+            return {k[offset:]: v for k, v in arrays.items() if k.startswith(prefix + ".")}
+
+        tracks = part("tracks")
+        if tracks:
+            tracks["ids"] = tuple(str(i) for i in tracks.get("ids", ()))
+        sky = part("sky")
+        return Scene(
+            gaussians=Gaussians(**part("gaussians")),
+            tracks=Tracks(**tracks) if tracks else None,
+            sky=Sky(**sky) if sky else None,
+            start=float(arrays["start"]),
+            tau=float(arrays["tau"]),
+        )
+
+
+def _render_many(scene: Scene, poses, Ks, times, *, size: tuple[int, int], sky: bool):
+    """[B, 4, 4], [B, 3, 3], [B] -> rgb, alpha, depth with a leading axis B."""
+
+    def one(args):
+        pose, K, time = args
+        return _render_one(scene, pose, K, time, size=size, sky=sky)
+
+    if poses.shape[0] == 1:
+        return tuple(p[None] for p in one((poses[0], Ks[0], times[0])))
+    return jax.lax.map(one, (poses, Ks, times))
+
+
+def _render_one(scene: Scene, pose, K, time, *, size: tuple[int, int], sky: bool):
+    height, width = size
+    g = scene.compose(time)
+    colors, alphas, _ = jwm_kernels.rasterization(
+        g.means,
+        g.quats,
+        g.scales,
+        g.opacities,
+        g.colors,
+        invert_transform(pose)[None],
+        K[None],
+        width,
+        height,
+        render_mode="RGB+ED",
+    )
+    rgb, depth, alpha = colors[0, ..., :3], colors[0, ..., 3], alphas[0, ..., 0]
+    if sky and scene.sky is not None:
+        _, directions = Camera(Intrinsics(K=K, width=width, height=height), pose).rays()
+        rgb = rgb + (1.0 - alpha)[..., None] * scene.sky.sample(directions)
+    return rgb, alpha, depth
