@@ -20,7 +20,7 @@ from jwm_jax.errors import DataError
 from jwm_jax.scene.cameras import Camera, Intrinsics
 from jwm_jax.scene.gaussians import Gaussians
 from jwm_jax.scene.ply import write_ply
-from jwm_jax.scene.pytree import pytree_dataclass, static_field
+from jwm_jax.scene.pytree import Array, pytree_dataclass, static_field
 from jwm_jax.scene.sky import Sky
 from jwm_jax.scene.tracks import Tracks
 from jwm_jax.scene.transforms import (
