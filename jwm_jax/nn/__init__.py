@@ -1,1 +1,1 @@
-"""TBD"""
+"""Layers that both models share, with logical axis names on every parameter."""
