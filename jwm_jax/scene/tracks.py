@@ -58,8 +58,8 @@ class Tracks:
     def at(self, time: Float[Array, ""] | float) -> tuple[Float[Array, "n 4 4"], Bool[Array, "n"]]:
         """Poses at one time: linear centre, slerp rotation.
 
-        A thing is there between two annotated times and up to one sampling period beyond its first
-        and last, where its pose is held.
+        Between two times of the axis of which only one is annotated, and before the first and after
+        the last time of the axis, a thing is there and its annotated pose is held.
 
         Returns:
             world_from_box [N, 4, 4] and whether each thing is there [N].
@@ -68,10 +68,8 @@ class Tracks:
         times = xp.asarray(self.times)
         left, weight = interpolation_weights(times, xp.asarray(time, times.dtype))
         right = xp.minimum(left + 1, times.shape[0] - 1)
-        weight = weight.astype(self.centers.dtype)
         valid = xp.asarray(self.valid)
-        valid_left, valid_right = valid[:, left], valid[:, right]
-        # Where only one end is annotated, its pose is held; where none is, the box is not there.
+        valid_left, valid_right = valid[:, left] & (weight < 1), valid[:, right] & (weight > 0)
         weight = xp.where(valid_left & valid_right, weight, xp.where(valid_right, 1.0, 0.0))
         weight = weight.astype(self.centers.dtype)
         centers, quats = xp.asarray(self.centers), xp.asarray(self.quats)

@@ -1,0 +1,95 @@
+"""Clips: selection, resizing with calibration, clocks; trajectories and ego motion."""
+
+import numpy as np
+
+from jwm_jax.scene import (
+    EGO_FROM_OPENCV,
+    Clip,
+    Intrinsics,
+    Trajectory,
+    ego_motion,
+    make_transform,
+    tiny_size,
+    yaw_rotation,
+)
+
+K = np.array([[100.0, 0, 32], [0, 100, 16], [0, 0, 1]])
+
+
+def clip(frames=5):
+    yaw = 0.1 * np.arange(frames)
+    position = np.stack([1.0 * np.arange(frames), np.zeros(frames), np.zeros(frames)], axis=1)
+    ego = make_transform(yaw_rotation(yaw), position)
+    mounts = np.stack([EGO_FROM_OPENCV, EGO_FROM_OPENCV])
+    mounts[1, 1, 3] = 0.5
+    rng = np.random.default_rng(0)
+    return Clip(
+        images=(
+            rng.integers(0, 255, (frames, 32, 64, 3), dtype=np.uint8),
+            rng.integers(0, 255, (frames, 16, 32, 3), dtype=np.uint8),
+        ),
+        times=1.5e9 + 0.1 * np.arange(frames)[:, None] + np.array([0.0, 0.02]),
+        world_from_ego=ego,
+        world_from_camera=ego[:, None] @ mounts,
+        cameras=(Intrinsics(K, 64, 32), Intrinsics(K, 32, 16)),
+        view_names=("front", "side"),
+        depth=(np.ones((frames, 32, 64), np.float32), np.ones((frames, 16, 32), np.float32)),
+    )
+
+
+def test_device_times_keep_their_precision():
+    times = clip().device_times()
+    assert times.dtype == np.float32
+    np.testing.assert_allclose(times[:, 1] - times[:, 0], 0.02, atol=1e-6)
+    assert times.min() == 0 and abs(clip().rate - 10) < 1e-5
+
+
+def test_resizing_stacks_views_and_follows_with_calibration():
+    small = clip().resized(16, 32)
+    assert small.images.shape == (5, 2, 16, 32, 3)
+    np.testing.assert_allclose(small.cameras[0].K[0], [50, 0, 16])
+    np.testing.assert_array_equal(small.images[:, 1], clip().images[1])
+    mean = clip().view(0).astype(float).reshape(5, 16, 2, 32, 2, 3).mean((2, 4))
+    np.testing.assert_allclose(small.view(0), mean, atol=1.0)
+    assert small.depth[0].shape == (5, 16, 32)
+
+
+def test_selection_picks_frames_and_views():
+    part = clip().select([0, 3], [1])
+    assert (part.num_frames, part.num_views, part.view_names) == (2, 1, ("side",))
+    np.testing.assert_array_equal(part.view(0)[1], clip().view(1)[3])
+    part = clip().resized(16, 32).select(slice(1, None))
+    assert part.images.shape == (4, 2, 16, 32, 3)
+
+
+def test_rig_is_where_the_cameras_are_mounted():
+    mounts = clip().rig(3).ego_from_camera
+    np.testing.assert_allclose(mounts[1][:3, 3], [0, 0.5, 0], atol=1e-9)
+
+
+def test_tiny_size():
+    assert tiny_size(96, 160) == (96, 160)
+    assert tiny_size(375, 1242) == (96, 320)
+    assert tiny_size(900, 1600) == (96, 176)
+
+
+def test_ego_motion_is_measured_in_the_earlier_frame():
+    c = clip()
+    motion = ego_motion(c.times[:, 0], c.world_from_ego)
+    assert (motion[0] == 0).all()
+    np.testing.assert_allclose(motion[1:, 2], 0.1, atol=1e-5)
+    np.testing.assert_allclose(motion[1:, 3], 10.0, atol=1e-3)
+    np.testing.assert_allclose(motion[2, :2], [np.cos(0.1), -np.sin(0.1)], atol=1e-5)
+
+
+def test_shifted_trajectory_is_parallel_and_eases_in():
+    c = clip()
+    drive = Trajectory(c.times[:, 0], c.world_from_ego)
+    left = drive.shifted(2.0)
+    np.testing.assert_allclose(
+        left.world_from_ego[:, :3, 3] - c.world_from_ego[:, :3, 3], 2 * c.world_from_ego[:, :3, 1]
+    )
+    eased = drive.shifted(2.0, over=0.4)
+    np.testing.assert_allclose(eased.world_from_ego[0], c.world_from_ego[0])
+    np.testing.assert_allclose(eased.world_from_ego[-1], left.world_from_ego[-1])
+    np.testing.assert_allclose(drive.at(c.times[2:3, 0])[0], c.world_from_ego[2], atol=1e-6)
