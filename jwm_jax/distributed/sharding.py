@@ -1,0 +1,195 @@
+"""From named parameters to arrays on a mesh: abstract init, shardings, sharded init, batches.
+
+The order is shape first: `eval_shape` of the boxed init gives names and shapes without memory, the
+rules turn them into shardings, and one jitted init writes every parameter where it belongs, so that
+no device and no host ever holds a whole model that does not fit.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax.core import meta
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jwm_jax.distributed.rules import RULES, spec_for
+from jwm_jax.errors import UsageError
+
+
+def is_box(leaf: Any) -> bool:
+    """Whether a tree node is a flax box around a parameter, which carries its axis names."""
+    return isinstance(leaf, meta.AxisMetadata)
+
+
+def unbox(tree: Any) -> Any:
+    """Take the parameters out of their boxes, without placing any constraint on them."""
+    return jax.tree.map(
+        lambda leaf: leaf.unbox(apply_constraint=False) if is_box(leaf) else leaf,
+        tree,
+        is_leaf=is_box,
+    )
+
+
+def axis_names(boxed: Any) -> Any:
+    """Logical axis names of every leaf: a tuple of names, or None for a leaf without a box."""
+    return jax.tree.map(
+        lambda leaf: tuple(leaf.names) if is_box(leaf) else None, boxed, is_leaf=is_box
+    )
+
+
+def unnamed_leaves(boxed: Any) -> list[str]:
+    """Dotted paths of the parameters that carry no axis names; a model should have none."""
+    leaves = jax.tree_util.tree_flatten_with_path(boxed, is_leaf=is_box)[0]
+    return [
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, leaf in leaves
+        if not is_box(leaf)
+    ]
+
+
+def tree_shardings(boxed: Any, mesh: Mesh) -> Any:
+    """Shardings of a boxed tree of arrays or ShapeDtypeStructs; a leaf without a box is replicated.
+
+    Args:
+        boxed: Tree whose parameters sit in flax boxes with logical axis names.
+        mesh: The mesh.
+
+    Returns:
+        The tree of `NamedSharding`, with the structure of `unbox(boxed)`.
+    """
+
+    def one(leaf: Any) -> NamedSharding:
+        if not is_box(leaf):
+            return NamedSharding(mesh, PartitionSpec())
+        value = leaf.unbox(apply_constraint=False)
+        return NamedSharding(mesh, spec_for(leaf.names, value.shape, mesh.shape))
+
+    return jax.tree.map(one, boxed, is_leaf=is_box)
+
+
+def init_sharded(init: Callable[[Any], Any], key: Any, mesh: Mesh) -> tuple[Any, Any]:
+    """Run a boxed init so that every array is born on the devices it belongs to.
+
+    Args:
+        init: key -> tree with boxed parameters (and optimiser moments made from them).
+        key: Typed random key.
+        mesh: The mesh.
+
+    Returns:
+        The unboxed tree on the mesh, and its tree of shardings.
+    """
+    shardings = tree_shardings(jax.eval_shape(init, key), mesh)
+    return jax.jit(lambda key: unbox(init(key)), out_shardings=shardings)(key), shardings
+
+
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Sharding of a batch along `axis` over the mesh axes of the logical name "batch"."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, RULES["batch"]))
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> slice:
+    """Rows of a global batch that this process has to supply.
+
+    Args:
+        mesh: The mesh.
+        batch_size: Rows of the global batch.
+
+    Returns:
+        A slice; all rows in a single process.
+
+    Raises:
+        UsageError: When the batch does not divide over the mesh.
+    """
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % ways:
+        raise UsageError(
+            f"batch_size {batch_size} does not divide over the {ways} devices of the mesh axes "
+            f"data x fsdp; make it a multiple of {ways} or make --mesh.data smaller."
+        )
+    rows = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    bounds = sorted({index[0].indices(batch_size)[:2] for index in rows})
+    start, stop = bounds[0][0], bounds[-1][1]
+    if sum(b - a for a, b in bounds) != stop - start:
+        raise UsageError(
+            "this process owns rows of the batch that are not contiguous; order the devices so "
+            "that the axes data and fsdp are outermost."
+        )
+    return slice(start, stop)
+
+
+def put_batch(local: Any, mesh: Mesh, batch_size: int) -> Any:
+    """Make global arrays from the rows that this process loaded.
+
+    Args:
+        local: Tree of numpy arrays; arrays with dimensions lead with the rows of
+            `local_rows(mesh, batch_size)`, scalars are replicated.
+        mesh: The mesh.
+        batch_size: Rows of the global batch.
+
+    Returns:
+        The tree of global `jax.Array`, batch split over data x fsdp.
+
+    Raises:
+        ValueError: When an array does not have the rows of this process.
+    """
+    rows = local_rows(mesh, batch_size)
+    sharding = batch_sharding(mesh)
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def put(path: Any, value: Any) -> jax.Array:
+        value = np.asarray(value)
+        if value.ndim == 0:
+            return jax.make_array_from_process_local_data(replicated, value, ())
+        if value.shape[0] != rows.stop - rows.start:
+            raise ValueError(
+                f"batch{jax.tree_util.keystr(path)} has {value.shape[0]} rows, but this process "
+                f"supplies rows {rows.start}:{rows.stop} of {batch_size}."
+            )
+        return jax.make_array_from_process_local_data(
+            sharding, value, (batch_size, *value.shape[1:])
+        )
+
+    return jax.tree_util.tree_map_with_path(put, local)
+
+
+def constrain(x: Any, names: Sequence[str | None]) -> Any:
+    """Ask for the layout of an activation by logical names; does nothing outside a mesh.
+
+    Mesh axes that a surrounding `shard_map` has made manual are left alone.
+
+    Args:
+        x: Array.
+        names: One logical name (or None) per dimension.
+
+    Returns:
+        `x`, with a sharding constraint when a mesh is set with `jax.set_mesh`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    automatic = {
+        axis: size
+        for axis, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
+        if kind == AxisType.Auto
+    }
+    spec = spec_for(names, x.shape, automatic)
+    if all(entry is None for entry in spec):
+        return x
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def gather_to_host(tree: Any) -> Any:
+    """Copy a tree of arrays to numpy on every process, whatever their shardings.
+
+    Args:
+        tree: Tree of arrays.
+
+    Returns:
+        The tree of numpy arrays with global shapes.
+    """
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
