@@ -1,0 +1,306 @@
+"""Blending in plain XLA operations: runs on every platform, and is tuned for CPUs.
+
+Forward, per pixel, front to back over the splats of its tile:
+
+    alpha = min(max_alpha, exp(ln o + A dx^2 + C (dy + s dx)^2)),   not counted under 1/255
+    T' = T (1 - alpha);  if T' <= 1e-4 the pixel is finished and this splat is not counted
+    out += alpha T f;  T = T'
+
+Backward walks in the same order. With R = out . g_out + T_end g_T known per pixel, what remains of
+R behind a splat is a running difference, so neither a list of counted splats nor a division of
+transmittances is needed:
+
+    remaining -= w (f . g_out),  w = alpha T
+    d loss / d ln alpha = alpha (T (f . g_out) - remaining / (1 - alpha))
+
+The sums of that over a tile's pixels, weighted by 1, x, y, x^2, x y, y^2 in tile coordinates, give
+the gradients of all six geometric columns after a shift to the splat's centre.
+
+Tiles are sorted by list length and advance together in groups, so that every operation is wide
+enough for vector units and threads; several splats are unrolled per loop step. The sign of T marks
+finished pixels; a group stops when all of its pixels have.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jwm_kernels.gaussian_rasterizer.constants import ALPHA_MIN, TRANSMITTANCE_MIN
+
+GROUP_PIXELS = 65_536
+"""Pixels that advance together."""
+
+UNROLL = 4
+"""Splats per loop step; 8 is up to a tenth faster and compiles twice as long."""
+
+GEOMETRY = 6
+"""Columns of the table before the features: mean x, mean y, A, s, C, ln o."""
+
+_FEW_FEATURES = 8
+
+
+def forward(table, rows, starts, counts, spec, *, group_pixels=GROUP_PIXELS, unroll=UNROLL):
+    """Blends every tile.
+
+    Args:
+      table: [R, 6 + D] one row per splat and image, see `GEOMETRY`.
+      rows: int32 [M] row of each list entry.
+      starts: int32 [T] first entry of each tile.
+      counts: int32 [T] number of entries of each tile.
+      spec: `BlendSpec`.
+      group_pixels: pixels that advance together.
+      unroll: splats per loop step.
+
+    Returns:
+      features [T, D, P] and transmittance [T, P], P pixels of a tile row by row.
+    """
+    features = table.shape[1] - GEOMETRY
+    pixels = spec.tile_size**2
+    groups = _groups(counts, pixels, group_pixels)
+    zero = _zero_of(table, starts)
+
+    def one_group(tiles):
+        start, count = _lists(tiles, starts, counts)
+        x, y = _pixel_centres(tiles, spec, table.dtype)
+        longest = jnp.max(count)
+
+        def alive(carry):
+            step, transmittance, _ = carry
+            return (step * unroll < longest) & jnp.any(transmittance > 0)
+
+        def advance(carry):
+            step, transmittance, out = carry
+            _, entries, _ = _entries(table, rows, start, count, step, unroll)
+            weights = []
+            for k in range(unroll):
+                raw = _alpha(entries, k, x, y)[0]
+                alpha = jnp.where(raw >= ALPHA_MIN, jnp.minimum(raw, spec.max_alpha), 0.0)
+                after = transmittance * (1 - alpha)
+                counted = after > TRANSMITTANCE_MIN
+                weight = jnp.where(counted, alpha * transmittance, 0.0)
+                transmittance = jnp.where(counted, after, -jnp.abs(transmittance))
+                if features <= _FEW_FEATURES:
+                    out = out + entries[:, k, GEOMETRY:, None] * weight[:, None, :]
+                else:
+                    weights.append(weight)
+            if features > _FEW_FEATURES:
+                stacked = jnp.stack(weights, 1)
+                out = out + _einsum("wuc,wup->wcp", entries[:, :, GEOMETRY:], stacked)
+            return step + 1, transmittance, out
+
+        shape = (tiles.shape[0], pixels)
+        first = (
+            _zero_of(starts, starts).astype(jnp.int32),
+            jnp.ones(shape, table.dtype) + zero,
+            jnp.zeros((shape[0], features, pixels), table.dtype) + zero,
+        )
+        _, transmittance, out = lax.while_loop(alive, advance, first)
+        return jnp.abs(transmittance), out
+
+    transmittance, out = lax.map(one_group, groups)
+    total = starts.shape[0]
+    place = (
+        jnp.zeros((total + 1,), jnp.int32)
+        .at[groups.reshape(-1)]
+        .set(lax.iota(jnp.int32, groups.size))[:total]
+    )
+    return (
+        out.reshape(groups.size, features, pixels)[place],
+        transmittance.reshape(groups.size, pixels)[place],
+    )
+
+
+def backward(
+    table,
+    rows,
+    starts,
+    counts,
+    out,
+    transmittance,
+    grad_out,
+    grad_transmittance,
+    spec,
+    *,
+    group_pixels=GROUP_PIXELS,
+    unroll=UNROLL,
+):
+    """Gradient of the table.
+
+    Args:
+      table: as in `forward`, and so `rows`, `starts`, `counts`, `spec`, `group_pixels`, `unroll`.
+      rows: row of each entry.
+      starts: first entry of each tile.
+      counts: number of entries of each tile.
+      out: [T, D, P] what `forward` returned.
+      transmittance: [T, P] what `forward` returned.
+      grad_out: [T, D, P] gradient of the loss.
+      grad_transmittance: [T, P] gradient of the loss.
+      spec: `BlendSpec`.
+      group_pixels: pixels that advance together.
+      unroll: splats per loop step.
+
+    Returns:
+      gradient [R, 6 + D].
+    """
+    features = table.shape[1] - GEOMETRY
+    size = spec.tile_size
+    pixels = size**2
+    groups = _groups(counts, pixels, group_pixels)
+    zero = _zero_of(table, starts)
+    local_x, local_y = _local_centres(size)
+    monomials = jnp.asarray(
+        np.stack(
+            [
+                np.ones(pixels),
+                local_x,
+                local_y,
+                local_x * local_x,
+                local_x * local_y,
+                local_y * local_y,
+            ],
+            1,
+        ),
+        table.dtype,
+    )
+    remaining_all = jnp.sum(out * grad_out, 1) + transmittance * grad_transmittance
+
+    def one_group(gradient, tiles):
+        start, count = _lists(tiles, starts, counts)
+        x, y = _pixel_centres(tiles, spec, table.dtype)
+        centre_x, centre_y = _tile_centres(tiles, spec, table.dtype)
+        longest = jnp.max(count)
+        real = jnp.minimum(tiles, starts.shape[0] - 1)
+        grad_tile = grad_out[real]
+
+        def alive(carry):
+            step, transmittance, _, _ = carry
+            return (step * unroll < longest) & jnp.any(transmittance > 0)
+
+        def advance(carry):
+            step, transmittance, remaining, gradient = carry
+            row, entries, listed = _entries(table, rows, start, count, step, unroll)
+            weights, grads = [], []
+            for k in range(unroll):
+                raw = _alpha(entries, k, x, y)[0]
+                reached = raw >= ALPHA_MIN
+                alpha = jnp.where(reached, jnp.minimum(raw, spec.max_alpha), 0.0)
+                after = transmittance * (1 - alpha)
+                counted = after > TRANSMITTANCE_MIN
+                weight = jnp.where(counted, alpha * transmittance, 0.0)
+                if features <= _FEW_FEATURES:
+                    value = jnp.sum(entries[:, k, GEOMETRY:, None] * grad_tile, 1)
+                else:
+                    value = _einsum("wc,wcp->wp", entries[:, k, GEOMETRY:], grad_tile)
+                remaining = remaining - weight * value
+                grad_alpha = transmittance * value - remaining / (1 - alpha)
+                free = counted & reached & (raw < spec.max_alpha)
+                grads.append(jnp.where(free, alpha * grad_alpha, 0.0))
+                weights.append(weight)
+                transmittance = jnp.where(counted, after, -jnp.abs(transmittance))
+            sums = _einsum("wup,pk->wuk", jnp.stack(grads, 1), monomials)
+            grad_features = _einsum("wup,wcp->wuc", jnp.stack(weights, 1), grad_tile)
+            grad_rows = jnp.concatenate(
+                [_geometry_gradient(entries, sums, centre_x, centre_y), grad_features], -1
+            )
+            grad_rows = jnp.where(listed[:, :, None], grad_rows, 0.0)
+            gradient = gradient.at[row.reshape(-1)].add(grad_rows.reshape(-1, table.shape[1]))
+            return step + 1, transmittance, remaining, gradient
+
+        first = (
+            _zero_of(starts, starts).astype(jnp.int32),
+            jnp.ones((tiles.shape[0], pixels), table.dtype) + zero,
+            remaining_all[real],
+            gradient,
+        )
+        return lax.while_loop(alive, advance, first)[3], None
+
+    return lax.scan(one_group, jnp.zeros_like(table) + zero, groups)[0]
+
+
+def _geometry_gradient(entries, sums, centre_x, centre_y):
+    """Gradient of the six geometric columns from pixel sums in tile coordinates.
+
+    With u = dx and v = dy + s dx, both linear in the tile coordinates (x, y): u = u0 + x and
+    v = v0 + y + s x, where u0, v0 belong to the tile's centre. Forming v0 first keeps the result
+    accurate for long thin splats, whose dy and s dx nearly cancel.
+    """
+    mean_x, mean_y, a, slope, c = (entries[:, :, k] for k in range(5))
+    s1, sx, sy, sxx, sxy, syy = (sums[:, :, k] for k in range(6))
+    u0 = centre_x - mean_x
+    v0 = centre_y - mean_y + slope * u0
+    su = sx + u0 * s1
+    vx = sy + slope * sx
+    sv = vx + v0 * s1
+    suu = sxx + u0 * (2 * sx + u0 * s1)
+    xv = sxy + slope * sxx
+    suv = xv + v0 * sx + u0 * sv
+    svv = syy + slope * (2 * sxy + slope * sxx) + v0 * (2 * vx + v0 * s1)
+    return jnp.stack([-2 * (a * su + c * slope * sv), -2 * c * sv, suu, 2 * c * suv, svv, s1], -1)
+
+
+def _alpha(entries, k, x, y):
+    def column(j):
+        return entries[:, k, j, None]
+
+    dx = x - column(0)
+    dy = y - column(1)
+    v = dy + column(3) * dx
+    return jnp.exp(column(2) * dx * dx + column(4) * v * v + column(5)), dx, v
+
+
+def _entries(table, rows, start, count, step, unroll):
+    """Rows, table entries and validity of `unroll` list entries of each tile of a group."""
+    place = step * unroll + lax.iota(jnp.int32, unroll)
+    listed = place[None] < count[:, None]
+    row = rows[jnp.minimum(start[:, None] + place[None], rows.shape[0] - 1)]
+    entries = table[row]
+    log_opacity = jnp.where(listed, entries[:, :, GEOMETRY - 1], -1e9)
+    return row, entries.at[:, :, GEOMETRY - 1].set(log_opacity), listed
+
+
+def _groups(counts, pixels, group_pixels):
+    """Tiles in order of falling list length, [groups, tiles per group]; the surplus is tile T."""
+    tiles = counts.shape[0]
+    groups = -(-tiles // max(1, group_pixels // pixels))
+    per_group = -(-tiles // groups)
+    order = jnp.argsort(-counts).astype(jnp.int32)
+    surplus = jnp.full((groups * per_group - tiles,), tiles, jnp.int32)
+    return jnp.concatenate([order, surplus]).reshape(groups, per_group)
+
+
+def _lists(tiles, starts, counts):
+    real = jnp.minimum(tiles, starts.shape[0] - 1)
+    return starts[real], jnp.where(tiles < starts.shape[0], counts[real], 0)
+
+
+def _local_centres(size):
+    index = np.arange(size * size)
+    return index % size + 0.5 - size / 2, index // size + 0.5 - size / 2
+
+
+def _tile_centres(tiles, spec, dtype):
+    """Pixel coordinates [W, 1] of the centres of tiles."""
+    within = tiles % (spec.tiles_x * spec.tiles_y)
+    size = spec.tile_size
+    x = ((within % spec.tiles_x) * size).astype(dtype) + size / 2
+    y = ((within // spec.tiles_x) * size).astype(dtype) + size / 2
+    return x[:, None], y[:, None]
+
+
+def _pixel_centres(tiles, spec, dtype):
+    local_x, local_y = _local_centres(spec.tile_size)
+    x, y = _tile_centres(tiles, spec, dtype)
+    return x + local_x.astype(dtype), y + local_y.astype(dtype)
+
+
+def _zero_of(values, integers):
+    """A zero of the dtype of `values` that depends on `integers`.
+
+    Loop carries that start from it vary over the same mesh axes as the tiles, as `jax.shard_map`
+    demands of a carry.
+    """
+    return (integers[0] * 0).astype(values.dtype)
+
+
+def _einsum(formula, *operands):
+    return jnp.einsum(formula, *operands, precision=lax.Precision.HIGHEST)

@@ -1,0 +1,260 @@
+"""Projection of 3D Gaussians to the screen (EWA splatting), in plain differentiable JAX.
+
+With W the 3x3 rotation of the view matrix, R the rotation and S the scales of a Gaussian, and J the
+Jacobian of the camera at the mean, the covariance on the screen is
+
+    Sigma2 = (J W R S)(J W R S)^T + eps2d I = [[r0.r0, r0.r1], [r0.r1, r1.r1]] + eps2d I
+
+where r0, r1 are the two rows of J W R S. Its determinant is evaluated without cancellation as
+|r0 x r1|^2 + eps2d (r0.r0 + r1.r1) + eps2d^2.
+
+A splat reaches a pixel where o exp(-d^T Sigma2^-1 d / 2) >= 1/255, so its half-widths on the screen
+are sqrt(2 ln(255 o)) sqrt(diag Sigma2) (the bounding box of that ellipse).
+
+Everything is written component by component: the arrays that are processed are [..., C, N], never
+[..., N, 3, 3], which fuses into one loop on every platform and needs no matrix unit.
+
+Sources: Zwicker et al., EWA Splatting (2002); Kerbl et al., 3D Gaussian Splatting (2023);
+Yu et al., Mip-Splatting (2024) for the compensation; gsplat for names and clamping.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Bool, Float
+
+from jwm_kernels.gaussian_rasterizer.constants import (
+    ALPHA_MIN,
+    COORDINATE_MAX,
+    DEPTH_MIN,
+    LOG_ALPHA_SLACK,
+    VARIANCE_MAX,
+)
+
+Array = jax.Array | np.ndarray
+
+COMPENSATION_MIN = 0.005
+"""Floor of the antialiasing factor, as in gsplat."""
+
+FRUSTUM_MARGIN = 0.3
+"""x/z and y/z are clamped in the Jacobian to the image border plus this part of tan(fov/2)."""
+
+
+class Projection(NamedTuple):
+    """Splats on the screen of every camera; leading axes `*batch`, then cameras, then Gaussians.
+
+    Where `visible` is False the other fields hold finite values without meaning.
+    """
+
+    means2d: Float[Array, "*batch c n 2"]
+    """Pixels, (0, 0) is the top left corner of the image."""
+    depths: Float[Array, "*batch c n"]
+    """Camera z in metres."""
+    covars2d: Float[Array, "*batch c n 3"]
+    """xx, xy, yy in px^2, `eps2d` included."""
+    dets: Float[Array, "*batch c n"]
+    """Determinants of covars2d."""
+    opacities: Float[Array, "*batch c n"]
+    """Opacities, multiplied by the compensation in antialiased mode."""
+    compensations: Float[Array, "*batch c n"]
+    """sqrt(det without blur / det with blur), floored at 0.005."""
+    extents: Float[Array, "*batch c n 2"]
+    """Half-widths in pixels of the box outside which alpha < 1/255; carries no gradient."""
+    visible: Bool[Array, "*batch c n"]
+
+    @property
+    def conics(self) -> Float[Array, "*batch c n 3"]:
+        """Inverse covariances as (a, b, c) of a x^2 + 2 b x y + c y^2, gsplat's form."""
+        xx, xy, yy = jnp.moveaxis(self.covars2d, -1, 0)
+        return jnp.stack([yy, -xy, xx], -1) / self.dets[..., None]
+
+    @property
+    def radii(self):
+        """int32 [*batch, C, N, 2], half-widths rounded up, 0 where not visible (gsplat's radii)."""
+        whole = jnp.ceil(jnp.minimum(self.extents, 1e9)).astype(jnp.int32)
+        return jnp.where(self.visible[..., None], whole, 0)
+
+
+def project(
+    means: Float[Array, "*batch n 3"],
+    quats: Float[Array, "*batch n 4"],
+    scales: Float[Array, "*batch n 3"],
+    opacities: Float[Array, "*batch n"],
+    viewmats: Float[Array, "*batch c 4 4"],
+    Ks: Float[Array, "*batch c 3 3"],
+    width: int,
+    height: int,
+    *,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    eps2d: float = 0.3,
+    antialiased: bool = False,
+    camera_model: str = "pinhole",
+) -> Projection:
+    """Projects Gaussians into every camera.
+
+    A Gaussian with a value that is not finite is invisible and has zero gradient; a zero quaternion
+    counts as the identity.
+
+    Args:
+      means: centres in world metres.
+      quats: rotations wxyz, normalised here.
+      scales: standard deviations in metres.
+      opacities: in [0, 1].
+      viewmats: camera from world, OpenCV axes.
+      Ks: intrinsics in pixels (pixels per metre for `ortho`).
+      width: image width in pixels.
+      height: image height in pixels.
+      near_plane: nearest visible depth in metres, exclusive.
+      far_plane: farthest visible depth in metres, exclusive.
+      radius_clip: splats whose half-widths are both at most this many pixels are dropped.
+      eps2d: added to the diagonal of the screen covariance, px^2.
+      antialiased: multiplies the opacities by the compensation.
+      camera_model: a key of `CAMERAS`.
+
+    Returns:
+      `Projection` with axes [*batch, C, N].
+    """
+    means, quats, scales, opacities = _without_broken(means, quats, scales, opacities)
+
+    def view(i, j):
+        return viewmats[..., i, j][..., None]
+
+    def intrinsic(i, j):
+        return Ks[..., i, j][..., None]
+
+    mean = [means[..., None, :, k] for k in range(3)]
+    camera = [sum(view(i, j) * mean[j] for j in range(3)) + view(i, 3) for i in range(3)]
+
+    z = camera[2]
+    seen = (z > max(near_plane, DEPTH_MIN)) & (z < far_plane)
+    for component in camera:
+        seen &= jnp.abs(component) < COORDINATE_MAX
+    seen = lax.stop_gradient(seen)
+    x, y = (jnp.where(seen, component, 0.0) for component in camera[:2])
+    z = jnp.where(seen, z, 1.0)
+
+    axes = _scaled_axes(quats, scales)
+    axes = [
+        [sum(view(i, j) * axes[j][k][..., None, :] for j in range(3)) for k in range(3)]
+        for i in range(3)
+    ]
+    fx, fy, cx, cy = intrinsic(0, 0), intrinsic(1, 1), intrinsic(0, 2), intrinsic(1, 2)
+    u, v, row0, row1 = CAMERAS[camera_model](x, y, z, axes, fx, fy, cx, cy, width, height)
+
+    square0, square1 = _dot(row0, row0), _dot(row1, row1)
+    sane = seen & (square0 < VARIANCE_MAX) & (square1 < VARIANCE_MAX)
+    row0 = [jnp.where(sane, component, 0.0) for component in row0]
+    row1 = [jnp.where(sane, component, 0.0) for component in row1]
+    xx, xy, yy = _dot(row0, row0), _dot(row0, row1), _dot(row1, row1)
+    cross = _cross(row0, row1)
+    sharp_det = _dot(cross, cross)
+    det = sharp_det + eps2d * (xx + yy) + eps2d * eps2d
+    sane = lax.stop_gradient(sane & (det > 0))
+    xx = jnp.where(sane, xx + eps2d, 1.0)
+    yy = jnp.where(sane, yy + eps2d, 1.0)
+    xy = jnp.where(sane, xy, 0.0)
+    det = jnp.where(sane, det, 1.0)
+    compensation = jnp.sqrt(jnp.maximum(sharp_det / det, COMPENSATION_MIN**2))
+
+    opacity = jnp.broadcast_to(opacities[..., None, :], z.shape)
+    if antialiased:
+        opacity = opacity * compensation
+    o, uc, vc, var_x, var_y = lax.stop_gradient((opacity, u, v, xx, yy))
+    reach = jnp.log(jnp.maximum(o / ALPHA_MIN, 1.0)) + LOG_ALPHA_SLACK
+    half_x, half_y = jnp.sqrt(2 * reach * var_x), jnp.sqrt(2 * reach * var_y)
+    visible = sane & (o >= ALPHA_MIN)
+    visible &= (uc + half_x > 0) & (uc - half_x < width)
+    visible &= (vc + half_y > 0) & (vc - half_y < height)
+    visible &= (half_x > radius_clip) | (half_y > radius_clip)
+    return Projection(
+        means2d=jnp.stack([u, v], -1),
+        depths=z,
+        covars2d=jnp.stack([xx, xy, yy], -1),
+        dets=det,
+        opacities=opacity,
+        compensations=compensation,
+        extents=jnp.stack([half_x, half_y], -1),
+        visible=visible,
+    )
+
+
+def quat_scale_to_covar(
+    quats: Float[Array, "*n 4"], scales: Float[Array, "*n 3"]
+) -> Float[Array, "*n 3 3"]:
+    """Covariance R S S R^T of Gaussians with rotations `quats` (wxyz, any length) and `scales`."""
+    axes = _scaled_axes(quats, scales)
+    rows = [jnp.stack([_dot(axes[i], axes[j]) for j in range(3)], -1) for i in range(3)]
+    return jnp.stack(rows, -2)
+
+
+def _pinhole(x, y, z, axes, fx, fy, cx, cy, width, height):
+    inverse_z = 1.0 / z
+    slope_x, slope_y = x * inverse_z, y * inverse_z
+    margin_x = FRUSTUM_MARGIN * 0.5 * width / fx
+    margin_y = FRUSTUM_MARGIN * 0.5 * height / fy
+    tx = jnp.clip(slope_x, -(cx / fx + margin_x), (width - cx) / fx + margin_x)
+    ty = jnp.clip(slope_y, -(cy / fy + margin_y), (height - cy) / fy + margin_y)
+    row0 = [fx * inverse_z * (axes[0][k] - tx * axes[2][k]) for k in range(3)]
+    row1 = [fy * inverse_z * (axes[1][k] - ty * axes[2][k]) for k in range(3)]
+    return fx * slope_x + cx, fy * slope_y + cy, row0, row1
+
+
+def _ortho(x, y, z, axes, fx, fy, cx, cy, width, height):
+    row0 = [fx * axes[0][k] + 0 * z for k in range(3)]
+    row1 = [fy * axes[1][k] + 0 * z for k in range(3)]
+    return fx * x + cx, fy * y + cy, row0, row1
+
+
+CAMERAS: dict[str, Callable] = {"pinhole": _pinhole, "ortho": _ortho}
+"""camera_model -> function of (x, y, z, axes of W R S, fx, fy, cx, cy, width, height) that gives
+the pixel (u, v) and the two rows of J W R S, each three arrays."""
+
+
+def _without_broken(means, quats, scales, opacities):
+    """Replaces Gaussians that hold NaN, infinity or absurd magnitudes by transparent ones."""
+    usable = jnp.isfinite(opacities)
+    for values in (means, quats, scales):
+        usable &= jnp.all(jnp.abs(values) < COORDINATE_MAX, -1)
+    column = usable[..., None]
+    identity = jnp.asarray([1.0, 0.0, 0.0, 0.0], quats.dtype)
+    rotated = column & jnp.any(quats != 0, -1, keepdims=True)
+    return (
+        jnp.where(column, means, 0.0),
+        jnp.where(rotated, quats, identity),
+        jnp.where(column, scales, 1.0),
+        jnp.where(usable, opacities, 0.0),
+    )
+
+
+def _scaled_axes(quats, scales):
+    """R S as a 3x3 nested list of [..., N] arrays."""
+    w, x, y, z = (quats[..., k] for k in range(4))
+    largest = lax.stop_gradient(jnp.max(jnp.abs(quats), -1))
+    largest = jnp.where(largest > 0, largest, 1.0)
+    w, x, y, z = w / largest, x / largest, y / largest, z / largest
+    square = w * w + x * x + y * y + z * z
+    two = 2.0 / jnp.where(square > 0, square, 1.0)
+    rotation = [
+        [1 - two * (y * y + z * z), two * (x * y - w * z), two * (x * z + w * y)],
+        [two * (x * y + w * z), 1 - two * (x * x + z * z), two * (y * z - w * x)],
+        [two * (x * z - w * y), two * (y * z + w * x), 1 - two * (x * x + y * y)],
+    ]
+    return [[rotation[i][k] * scales[..., k] for k in range(3)] for i in range(3)]
+
+
+def _dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _cross(a, b):
+    return [
+        a[1] * b[2] - a[2] * b[1],
+        a[2] * b[0] - a[0] * b[2],
+        a[0] * b[1] - a[1] * b[0],
+    ]
