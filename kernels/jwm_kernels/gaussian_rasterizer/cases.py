@@ -52,7 +52,7 @@ def make_splats(case: Case, *, seed: int = 0, sigma: float = 1.5, channels: int 
     """Splats as a feed-forward reconstruction gives them.
 
     Uniform over the image of the first camera and a little beyond, log-uniform in depth from 3 to
-    80 m, `sigma` pixels wide in the median, one in fifty eight times as wide, opacities 0.1 to 0.99.
+    80 m, `sigma` pixels wide in the median (one in fifty: eight times that), opacities 0.1 to 0.99.
     Further cameras stand 0.3 m apart and turn by 4 degrees.
 
     Args:
