@@ -1,0 +1,261 @@
+"""Clips of procedural streets: a rig driven along a street, with every kind of ground truth.
+
+clip = load_procedural("procedural:full:SEED?frames=25&views=front&rate=10")
+"""
+
+from collections.abc import Sequence
+from urllib.parse import parse_qsl
+
+import numpy as np
+from jaxtyping import Float
+
+from jwm_jax.data.streets.generate import make_street
+from jwm_jax.data.streets.render import LIDAR_MOUNT, Picture, render_world, scan_world
+from jwm_jax.data.streets.street import Street
+from jwm_jax.errors import UsageError
+from jwm_jax.scene import (
+    EGO_FROM_OPENCV,
+    Camera,
+    Clip,
+    Intrinsics,
+    Rig,
+    invert_transform,
+    make_transform,
+    yaw_rotation,
+)
+
+FIELD_OF_VIEW = 70.0
+"""Horizontal, degrees, of every camera of the rig."""
+
+PITCH = 3.0
+"""Degrees that the cameras look down."""
+
+CAMERA_HEIGHT = 1.6
+"""Metres above the road."""
+
+VIEW_YAWS = {
+    "front_left": 55.0,
+    "front": 0.0,
+    "front_right": -55.0,
+    "back_left": 115.0,
+    "back": 180.0,
+    "back_right": -115.0,
+}
+"""Views that a rig can have, and where they look: degrees to the left."""
+
+DEFAULT_VIEWS = ("front_left", "front", "front_right")
+
+LIDAR_BEAMS, LIDAR_AZIMUTHS = 24, 240
+
+
+def make_rig(views: Sequence[str] = DEFAULT_VIEWS, height: int = 96, width: int = 160) -> Rig:
+    """The streets' camera rig: pinhole cameras on a ring of 0.5 m around a point above the hood.
+
+    Raises:
+      UsageError: no view, or an unknown one.
+    """
+    unknown = [v for v in views if v not in VIEW_YAWS]
+    if unknown or not views:
+        raise UsageError(
+            f"procedural streets: expected views out of {tuple(VIEW_YAWS)}, got {tuple(views)}."
+        )
+    focal = width / 2 / np.tan(np.radians(FIELD_OF_VIEW / 2))
+    K = np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+    pitch = np.radians(PITCH)
+    # Looking down turns the forward axis towards the ground: a rotation about y (left).
+    down = np.array(
+        [
+            [np.cos(pitch), 0.0, np.sin(pitch)],
+            [0.0, 1.0, 0.0],
+            [-np.sin(pitch), 0.0, np.cos(pitch)],
+        ]
+    )
+    poses = []
+    for view in views:
+        turn = yaw_rotation(np.asarray(np.radians(VIEW_YAWS[view])))
+        position = np.array([1.2, 0.0, CAMERA_HEIGHT]) + turn @ np.array([0.5, 0.0, 0.0])
+        poses.append(make_transform(turn @ down, position) @ EGO_FROM_OPENCV)
+    intrinsics = tuple(Intrinsics(K=K.copy(), width=width, height=height) for _ in views)
+    return Rig(tuple(views), intrinsics, np.stack(poses))
+
+
+def render(
+    street: Street,
+    K: Float[np.ndarray, "*n 3 3"],
+    world_from_camera: Float[np.ndarray, "n 4 4"],
+    times: Float[np.ndarray, "n"],
+    *,
+    width: int,
+    height: int,
+) -> Picture:
+    """Pictures of a street from n pinhole cameras at any pose, each at its own time.
+
+    Args:
+      street: from `make_street`.
+      K: one camera matrix, or one a camera, in pixels.
+      world_from_camera: poses in the world (ego frame at time zero), OpenCV axes, above the ground.
+      times: seconds since the start.
+      width: columns.
+      height: rows.
+
+    Returns:
+      Host arrays: rgb, planar depth of the pixel centres (0 = sky), class ids, instance ids.
+    """
+    street_from_camera = invert_transform(street.world_from_street) @ world_from_camera
+    count = len(times)
+    picture = render_world(
+        street.world,
+        np.broadcast_to(K, (count, 3, 3)).astype(np.float32),
+        street_from_camera.astype(np.float32),
+        times.astype(np.float32),
+        width=width,
+        height=height,
+    )
+    return Picture(*(np.asarray(x) for x in picture))
+
+
+def render_views(
+    street: Street, cameras: Sequence[Camera], times: Float[np.ndarray, "n"]
+) -> Picture:
+    """Ground truth for views that nobody drove: lane shifts, frozen time, counterfactual ways.
+
+    Args:
+      street: from `make_street`.
+      cameras: n cameras of one size, in the world of the street's clips.
+      times: seconds since the start, one a camera.
+
+    Raises:
+      UsageError: cameras of different sizes.
+    """
+    sizes = {(c.height, c.width) for c in cameras}
+    if len(sizes) != 1:
+        raise UsageError(f"render_views: expected cameras of one size, got {sorted(sizes)}.")
+    ((height, width),) = sizes
+    return render(
+        street,
+        np.stack([np.asarray(c.K, np.float64) for c in cameras]),
+        np.stack([np.asarray(c.world_from_camera, np.float64) for c in cameras]),
+        times,
+        width=width,
+        height=height,
+    )
+
+
+def scan_lidar(
+    street: Street,
+    times: Float[np.ndarray, "t"],
+    beams: int = LIDAR_BEAMS,
+    azimuths: int = LIDAR_AZIMUTHS,
+) -> tuple[np.ndarray, ...]:
+    """Simulated spins, one an instant: float32 [P, 4] of x, y, z in that instant's ego frame and
+    intensity in [0, 1]; beams that return nothing are left out."""
+    ego_from_lidar = make_transform(np.eye(3), np.asarray(LIDAR_MOUNT))
+    poses = street.street_from_ego(times) @ ego_from_lidar
+    unit, distance, strength = scan_world(
+        street.world,
+        poses.astype(np.float32),
+        times.astype(np.float32),
+        beams=beams,
+        azimuths=azimuths,
+    )
+    unit, distance, strength = np.asarray(unit), np.asarray(distance), np.asarray(strength)
+    points = unit * distance[..., None] + np.asarray(LIDAR_MOUNT, np.float32)
+    spins = np.concatenate([points, strength[..., None]], -1).astype(np.float32)
+    return tuple(spin[r > 0] for spin, r in zip(spins, distance, strict=True))
+
+
+def make_clip(
+    seed: int,
+    rung: str = "easy",
+    num_frames: int = 25,
+    rate: float = 10.0,
+    height: int = 96,
+    width: int = 160,
+    views: Sequence[str] = DEFAULT_VIEWS,
+) -> Clip:
+    """A drive along the street of a seed with images, depth, boxes, lane map, lidar and style.
+
+    Args:
+      seed: see `make_street`.
+      rung: "easy" or "full".
+      num_frames: instants, 1 or more; the street is long enough for some 12 s.
+      rate: instants a second.
+      height: rows of every picture.
+      width: columns.
+      views: names out of `VIEW_YAWS`.
+
+    Raises:
+      UsageError: an unknown rung or view, or a size, rate or number of frames that is not positive.
+    """
+    for name, value in (
+        ("frames", num_frames), ("rate", rate), ("height", height), ("width", width)
+    ):  # fmt: skip
+        if not value > 0:
+            raise UsageError(f"procedural streets: {name} must be positive, got {value}.")
+    street = make_street(seed, rung)
+    rig = make_rig(views, height, width)
+    times = np.arange(num_frames) / rate
+    world_from_ego = street.world_from_ego(times)
+    poses = world_from_ego[:, None] @ rig.ego_from_camera
+    count = len(views)
+    picture = render(
+        street,
+        rig.intrinsics[0].K,
+        poses.reshape(-1, 4, 4),
+        np.repeat(times, count),
+        width=width,
+        height=height,
+    )
+    shape = (num_frames, count, height, width)
+    rgb, depth = picture.rgb.reshape(*shape, 3), picture.depth.reshape(shape)
+    return Clip(
+        images=tuple(np.ascontiguousarray(rgb[:, v]) for v in range(count)),
+        times=np.repeat(times[:, None], count, axis=1),
+        world_from_ego=world_from_ego,
+        world_from_camera=poses,
+        cameras=rig.intrinsics,
+        view_names=rig.names,
+        lidar=scan_lidar(street, times),
+        tracks=street.tracks(times),
+        map=street.lane_map(),
+        style=dict(street.style),
+        depth=tuple(np.ascontiguousarray(depth[:, v]) for v in range(count)),
+        name=f"procedural:{rung}:{seed}",
+    )
+
+
+def parse_spec(spec: str) -> dict[str, object]:
+    """Arguments of `make_clip` from "procedural:RUNG:SEED?frames=25&views=front&rate=10".
+
+    Options: frames, rate, height, width, views (names joined by commas).
+
+    Raises:
+      UsageError: the text does not follow the form.
+    """
+    body, _, query = spec.removeprefix("procedural:").partition("?")
+    rung, _, seed = body.partition(":")
+    form = "procedural:easy:SEED or procedural:full:SEED, optionally ?frames=25&views=front&rate=10"
+    if not seed.isdigit():
+        raise UsageError(f"clip {spec!r}: expected {form}.")
+    arguments: dict[str, object] = {"rung": rung, "seed": int(seed)}
+    readers = {
+        "frames": ("num_frames", int),
+        "rate": ("rate", float),
+        "height": ("height", int),
+        "width": ("width", int),
+        "views": ("views", lambda text: tuple(text.split(","))),
+    }
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in readers:
+            raise UsageError(f"clip {spec!r}: unknown option {key!r}; known: {tuple(readers)}.")
+        name, read = readers[key]
+        try:
+            arguments[name] = read(value)
+        except ValueError:
+            raise UsageError(f"clip {spec!r}: option {key} has the bad value {value!r}.") from None
+    return arguments
+
+
+def load_procedural(spec: str) -> Clip:
+    """The clip of a spec, see `parse_spec`."""
+    return make_clip(**parse_spec(spec))

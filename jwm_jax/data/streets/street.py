@@ -1,0 +1,187 @@
+"""A street as data: its arrays, its actors, the ego vehicle's way along it, and the world frame.
+
+The world frame of a street is the ego frame at time zero (rear axle on the road, x forward, y left,
+z up), as everywhere in this package; the street frame is internal to this folder.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from jwm_jax.data.streets.appearance import CROSSWALK_LENGTH, LANE_WIDTH
+from jwm_jax.data.streets.geometry import KERB_HEIGHT, NOWHERE
+from jwm_jax.data.streets.render import World
+from jwm_jax.scene import (
+    LaneMap,
+    Tracks,
+    invert_transform,
+    make_transform,
+    matrix_to_quat,
+    transform_points,
+    yaw_rotation,
+)
+
+FIRST_TEST_SEED = 1_000_000
+"""Streets with smaller seeds are for training; from here on they are for tests and reported scores."""
+
+RUNGS = ("easy", "full")
+"""Flat colours, one light and few actors; or textures, times of day, weathers and more kinds."""
+
+MAP_SPACING = 4.0
+"""Metres between the points of a lane line."""
+
+ROAD_EXTENT = (-60.0, 200.0)
+"""x from which to which the street is built, in the street frame."""
+
+
+@dataclass(frozen=True)
+class EgoPath:
+    """Constant speed along x with a lateral offset l(t) = lane + sway sin(rate t + phase)."""
+
+    speed: float
+    lane: float
+    sway: float
+    rate: float
+    phase: float
+
+
+@dataclass(frozen=True)
+class Street:
+    """A deterministic street.
+
+    Attributes:
+      seed: what it was made from.
+      rung: one of `RUNGS`.
+      world: the arrays that rendering reads (street frame).
+      ego: the way of the vehicle that carries the cameras.
+      actor_ids: a name for every actor.
+      actor_sizes: [A, 3] length, width, height in metres.
+      actor_categories: [A] int32, index into `jwm_jax.scene.CATEGORIES`.
+      style: time_of_day and weather.
+    """
+
+    seed: int
+    rung: str
+    world: World
+    ego: EgoPath
+    actor_ids: tuple[str, ...]
+    actor_sizes: np.ndarray
+    actor_categories: np.ndarray
+    style: dict[str, str]
+
+    def _center_line(self, x):
+        road = self.world.road
+        return float(road.amplitude) * np.sin(float(road.wavenumber) * x + float(road.phase))
+
+    def _slope(self, x):
+        road = self.world.road
+        k = float(road.wavenumber)
+        return float(road.amplitude) * k * np.cos(k * x + float(road.phase))
+
+    def street_from_ego(self, times: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t 4 4"]:
+        """Ego poses in the street frame; the vehicle heads where its rear axle moves."""
+        ego = self.ego
+        x = ego.speed * times
+        sway = ego.sway * np.sin(ego.rate * times + ego.phase)
+        sway_rate = ego.sway * ego.rate * np.cos(ego.rate * times + ego.phase)
+        yaw = np.arctan2(self._slope(x) * ego.speed + sway_rate, np.full_like(x, ego.speed))
+        y = self._center_line(x) + ego.lane + sway
+        return make_transform(yaw_rotation(yaw), np.stack([x, y, np.zeros_like(x)], -1))
+
+    @property
+    def world_from_street(self) -> Float[np.ndarray, "4 4"]:
+        """From the internal street frame to the world: the ego frame at time zero."""
+        return invert_transform(self.street_from_ego(np.zeros(1))[0])
+
+    def world_from_ego(self, times: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t 4 4"]:
+        """Ego poses in the world at seconds since the start."""
+        return self.world_from_street @ self.street_from_ego(times)
+
+    def tracks(self, times: Float[np.ndarray, "s"], start: float = 0.0) -> Tracks:
+        """Boxes of all actors.
+
+        Args:
+          times: seconds since the start.
+          start: added to the times of the result.
+        """
+        actors = self.world.actors
+        count = len(self.actor_ids)
+        positions = (
+            np.asarray(actors.start, np.float64)[:count, None]
+            + np.asarray(actors.velocity, np.float64)[:count, None] * times[None, :, None]
+        )
+        x = positions[..., 0]
+        yaw = np.arctan(self._slope(x)) + np.asarray(actors.heading, np.float64)[:count, None]
+        y = self._center_line(x) + positions[..., 1]
+        base = self.actor_base(positions[..., 1])
+        z = base + self.actor_sizes[:, None, 2] / 2
+        street_from_box = make_transform(yaw_rotation(yaw), np.stack([x, y, z], -1))
+        world_from_box = self.world_from_street @ street_from_box
+        return Tracks(
+            times=start + times,
+            centers=world_from_box[..., :3, 3],
+            quats=matrix_to_quat(world_from_box[..., :3, :3]),
+            sizes=np.asarray(self.actor_sizes, np.float64),
+            valid=np.ones(x.shape, bool),
+            category=np.asarray(self.actor_categories, np.int32),
+            ids=self.actor_ids,
+        )
+
+    def actor_base(self, lateral: np.ndarray) -> np.ndarray:
+        """Height of an actor's foot: people on the pavement stand on it from the first frame on."""
+        on_pavement = np.abs(lateral[..., :1]) > float(self.world.road.half_width)
+        return np.where(on_pavement, KERB_HEIGHT, 0.0) * np.ones_like(lateral)
+
+    def lane_map(self) -> LaneMap:
+        """Painted lines, road edges, lane centres and the crossing, in the world frame."""
+        road = self.world.road
+        lanes, half_width = float(road.lanes), float(road.half_width)
+        x = np.arange(ROAD_EXTENT[0], ROAD_EXTENT[1] + 1e-3, MAP_SPACING)
+        lines: list[np.ndarray] = []
+        kinds: list[str] = []
+
+        def line(lateral, kind, height=0.0):
+            y = self._center_line(x) + lateral
+            lines.append(np.stack([x, y, np.full_like(x, height)], -1))
+            kinds.append(kind)
+
+        line(0.0, "lane_divider")
+        if lanes > 1.5:
+            line(LANE_WIDTH, "lane_divider")
+            line(-LANE_WIDTH, "lane_divider")
+        for side in (-1.0, 1.0):
+            line(side * LANE_WIDTH * lanes, "lane_solid")
+            line(side * half_width, "road_edge", KERB_HEIGHT)
+            for lane in range(round(lanes)):
+                line(side * LANE_WIDTH * (lane + 0.5), "centerline")
+        middle = float(road.crosswalk)
+        if ROAD_EXTENT[0] < middle < ROAD_EXTENT[1]:
+            reach, half = half_width - 0.3, CROSSWALK_LENGTH / 2
+            corners = np.array([[-half, -reach], [half, -reach], [half, reach], [-half, reach]])
+            corners = np.concatenate([corners, corners[:1]])
+            cx = middle + corners[:, 0]
+            cy = self._center_line(cx) + corners[:, 1]
+            lines.append(np.stack([cx, cy, np.zeros_like(cx)], -1))
+            kinds.append("crosswalk")
+        to_world = self.world_from_street
+        return LaneMap(tuple(transform_points(to_world, p) for p in lines), tuple(kinds))
+
+
+def split_of_seed(seed: int) -> str:
+    """ "train" or "test": which split a seed belongs to (see `FIRST_TEST_SEED`)."""
+    return "train" if seed < FIRST_TEST_SEED else "test"
+
+
+def padded(rows: list[list[float]], count: int, width: int, fill: float = NOWHERE) -> np.ndarray:
+    """float32 [count, width] with the rows first and `fill` below.
+
+    Raises:
+      ValueError: there are more rows than count.
+    """
+    if len(rows) > count:
+        raise ValueError(f"street: {len(rows)} entries do not fit into {count}.")
+    result = np.full((count, width), fill, np.float32)
+    if rows:
+        result[: len(rows)] = np.asarray(rows, np.float32)
+    return result
