@@ -1,0 +1,327 @@
+"""What can be wrong with a clip, in sentences; and how many frames the generator can use.
+
+A finding is an error where nothing sensible can be computed from the clip, and a warning where
+something looks like a mixed-up convention but may be real.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from jwm_jax.errors import DataError
+from jwm_jax.scene.cameras import inside_image
+from jwm_jax.scene.clip import Clip
+from jwm_jax.scene.transforms import transform_points
+
+ROTATION_TOLERANCE = 1e-3
+"""Largest entry of R^T R - I that still counts as a rotation; calibration files carry 7 digits."""
+
+MIN_FRAMES = 9
+"""Fewest frames from which a future can be generated and judged: 1 + 4 * 2."""
+
+_FASTEST = 80.0  # metres a second
+_CROOKED_GROUND = 1.0  # metres
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong or strange.
+
+    Attributes:
+        severity: "error" or "warning".
+        message: A sentence that names the field, what was expected and what came.
+    """
+
+    severity: str
+    message: str
+
+
+def check_clip(clip: Clip) -> list[Finding]:
+    """Everything that is wrong with a clip, errors first."""
+    findings = [
+        *_check_shapes(clip),
+        *_check_images(clip),
+        *_check_times(clip),
+        *_check_cameras(clip),
+        *_check_poses(clip),
+        *_check_lidar(clip),
+        *_check_tracks(clip),
+    ]
+    return sorted(findings, key=lambda finding: finding.severity)
+
+
+def validate(clip: Clip) -> Clip:
+    """The clip, if nothing is broken.
+
+    Raises:
+        DataError: With the first two errors of `check_clip`.
+    """
+    errors = [f.message for f in check_clip(clip) if f.severity == "error"]
+    if errors:
+        more = f" ({len(errors) - 2} more; see `jwm data check`.)" if len(errors) > 2 else ""
+        raise DataError(f"{clip.name}: " + " ".join(errors[:2]) + more)
+    return clip
+
+
+def trim_frames(clip: Clip, limit: int | None = None) -> tuple[Clip, str | None]:
+    """The clip's first 1 + 4k frames, which is what the video codec takes.
+
+    Args:
+        clip: At least `MIN_FRAMES` frames.
+        limit: Most frames wanted, or None.
+
+    Returns:
+        The trimmed clip and a sentence that says what was left out, or None if nothing was.
+
+    Raises:
+        DataError: The clip has fewer than `MIN_FRAMES` frames, or the limit asks for fewer.
+    """
+    have = clip.num_frames
+    if have < MIN_FRAMES:
+        raise DataError(
+            f"{clip.name} has {have} frame{'s' * (have != 1)}; generating needs at least "
+            f"{MIN_FRAMES}. Use a longer drive (`jwm reconstruct` accepts a single instant)."
+        )
+    if limit is not None and limit < MIN_FRAMES:
+        raise DataError(f"--frames {limit}: generating needs at least {MIN_FRAMES} frames.")
+    wanted = have if limit is None else min(have, limit)
+    keep = 1 + 4 * ((wanted - 1) // 4)
+    if keep == have:
+        return clip, None
+    note = f"Using the first {keep} of {have} frames: the video model takes 1 + 4k frames."
+    return clip.select(slice(0, keep)), note
+
+
+def require_rigid(matrix: np.ndarray, where: str) -> np.ndarray:
+    """The [..., 4, 4] or [..., 3, 3] matrix as float64, if its rotation is one.
+
+    Raises:
+        DataError: Wrong shape, not finite, or not orthonormal with determinant +1.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    if matrix.shape[-2:] not in ((3, 3), (4, 4)):
+        raise DataError(f"{where}: expected 3x3 or 4x4 matrices, got shape {list(matrix.shape)}.")
+    problem = _rotation_problem(matrix)
+    if problem:
+        raise DataError(f"{where}: {problem}.")
+    return matrix
+
+
+def _rotation_problem(matrix: np.ndarray) -> str | None:
+    """Why the rotations of [..., n, n] matrices are none, or None."""
+    flat = matrix.reshape(-1, *matrix.shape[-2:])
+    broken = ~np.isfinite(flat).all(axis=(1, 2))
+    if broken.any():
+        return f"holds NaN or infinity ({_which(broken)})"
+    if matrix.shape[-1] == 4 and not np.allclose(flat[:, 3], [0, 0, 0, 1], atol=1e-6):
+        return "the last row of a pose must be 0 0 0 1"
+    rotation = flat[:, :3, :3]
+    error = np.abs(rotation.swapaxes(1, 2) @ rotation - np.eye(3)).max(axis=(1, 2))
+    mirrored = np.linalg.det(rotation) < 0
+    if (error > ROTATION_TOLERANCE).any():
+        return (
+            f"is not a rotation: R^T R differs from the identity by {error.max():.3g} "
+            f"({_which(error > ROTATION_TOLERANCE)})"
+        )
+    if mirrored.any():
+        return f"is mirrored: its determinant is -1, expected +1 ({_which(mirrored)})"
+    return None
+
+
+def _which(mask: np.ndarray) -> str:
+    """ "matrix 3" or "matrices 3 to 7" or so."""
+    index = np.flatnonzero(mask)
+    if mask.size == 1:
+        return "the only matrix"
+    if index.size == 1:
+        return f"matrix {index[0]} of {mask.size}"
+    return f"{index.size} of {mask.size} matrices, the first is {index[0]}"
+
+
+def _error(message: str) -> Finding:
+    return Finding("error", message)
+
+
+def _warning(message: str) -> Finding:
+    return Finding("warning", message)
+
+
+def _check_shapes(clip: Clip):
+    frames, views = clip.times.shape
+    expected = {
+        "world_from_ego": (clip.world_from_ego.shape, (frames, 4, 4)),
+        "world_from_camera": (clip.world_from_camera.shape, (frames, views, 4, 4)),
+    }
+    for field, (got, want) in expected.items():
+        if got != want:
+            yield _error(f"{field} has shape {list(got)}, expected {list(want)}.")
+    counts = {
+        "cameras": len(clip.cameras),
+        "view_names": len(clip.view_names),
+    }
+    for field, got in counts.items():
+        if got != views:
+            yield _error(f"{field} holds {got} entries for {views} views.")
+    if clip.lidar is not None and len(clip.lidar) != frames:
+        yield _error(f"lidar holds {len(clip.lidar)} scans for {frames} frames.")
+    if frames == 0:
+        yield _error("there are no frames.")
+
+
+def _check_images(clip: Clip):
+    for v, name in enumerate(clip.view_names):
+        images = clip.view(v)
+        lens = clip.cameras[v]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            yield _error(
+                f"images of view {name!r} are {images.dtype} {list(images.shape)}, expected uint8 "
+                "[T, h, w, 3]."
+            )
+            continue
+        if images.shape[0] != clip.num_frames:
+            yield _error(
+                f"view {name!r} has {images.shape[0]} images for {clip.num_frames} frames."
+            )
+        if images.shape[1:3] != (lens.height, lens.width):
+            yield _error(
+                f"images of view {name!r} are {images.shape[2]}x{images.shape[1]} pixels, but its "
+                f"calibration is for {lens.width}x{lens.height}."
+            )
+        dark = [t for t, image in enumerate(images) if image[::8, ::8].max(initial=0) < 8]
+        if dark:
+            yield _warning(
+                f"{len(dark)} images of view {name!r} are black, the first is {dark[0]}."
+            )
+
+
+def _check_times(clip: Clip):
+    if not np.isfinite(clip.times).all():
+        yield _error("times hold NaN or infinity.")
+        return
+    for v, name in enumerate(clip.view_names):
+        backward = np.flatnonzero(np.diff(clip.times[:, v]) <= 0)
+        if backward.size:
+            t = int(backward[0])
+            yield _error(
+                f"times of view {name!r} are out of order: frame {t + 1} at "
+                f"{clip.times[t + 1, v]:.6f} s does not come after frame {t} at "
+                f"{clip.times[t, v]:.6f} s."
+            )
+    steps = np.diff(clip.times[:, 0])
+    if steps.size > 1 and steps.min() > 0 and steps.max() > 2.5 * np.median(steps):
+        yield _warning(
+            f"frames are missing: after frame {int(steps.argmax())} there is a gap of "
+            f"{steps.max():.2f} s where {np.median(steps):.2f} s are usual."
+        )
+
+
+def _check_cameras(clip: Clip):
+    for lens, name in zip(clip.cameras, clip.view_names, strict=False):
+        K = np.asarray(lens.K, np.float64)
+        if not np.isfinite(K).all():
+            yield _error(f"K of view {name!r} holds NaN or infinity.")
+        elif K[0, 0] <= 0 or K[1, 1] <= 0:
+            yield _error(
+                f"K of view {name!r} has focal lengths {K[0, 0]:.4g} and {K[1, 1]:.4g} pixels; "
+                "both must be positive."
+            )
+        elif not np.allclose(K[2], [0, 0, 1], atol=1e-9):
+            yield _error(f"the last row of K of view {name!r} must be 0 0 1, got {K[2].tolist()}.")
+        elif not (0 < K[0, 2] < lens.width and 0 < K[1, 2] < lens.height):
+            yield _warning(
+                f"the principal point of view {name!r}, ({K[0, 2]:.1f}, {K[1, 2]:.1f}), lies "
+                f"outside its {lens.width}x{lens.height} image; K may belong to another size."
+            )
+
+
+def _check_poses(clip: Clip):
+    broken = False
+    for field in ("world_from_ego", "world_from_camera"):
+        problem = _rotation_problem(getattr(clip, field))
+        if problem:
+            broken = True
+            yield _error(f"{field} {problem}.")
+    if broken or clip.world_from_ego.shape[0] != clip.num_frames:
+        return
+    upside_down = clip.world_from_camera[0, :, 2, 1] > 0.2
+    for v in np.flatnonzero(upside_down):
+        yield _warning(
+            f"view {clip.view_names[v]!r} is upside down: its image rows run upward in the world; "
+            "cameras are x right, y down, z forward and world is z up."
+        )
+    steps = np.diff(clip.times[:, 0])
+    if steps.size and (steps > 0).all():
+        speed = np.linalg.norm(np.diff(clip.world_from_ego[:, :3, 3], axis=0), axis=1) / steps
+        if speed.max() > _FASTEST:
+            yield _warning(
+                f"the ego moves at {speed.max():.0f} m/s after frame {int(speed.argmax())}; poses "
+                "or times may be in other units than metres and seconds."
+            )
+    away = np.abs(clip.world_from_ego[0] - np.eye(4)).max()
+    if away > 1e-6:
+        yield _warning("the world is not the ego frame of the first frame.")
+
+
+def _check_lidar(clip: Clip):
+    if clip.lidar is None or len(clip.lidar) != clip.num_frames:
+        return
+    bad = [t for t, scan in enumerate(clip.lidar) if not np.isfinite(scan).all()]
+    if bad:
+        yield _error(f"{len(bad)} lidar scans hold NaN or infinity, the first is scan {bad[0]}.")
+        return
+    empty = [t for t, scan in enumerate(clip.lidar) if len(scan) == 0]
+    if empty:
+        yield _warning(f"{len(empty)} of {clip.num_frames} lidar scans are empty.")
+    scan = clip.lidar[0]
+    near = scan[(np.abs(scan[:, 1]) < 3) & (np.abs(scan[:, 0]) > 4) & (np.abs(scan[:, 0]) < 15)]
+    if len(near) > 100:
+        ground = float(np.percentile(near[:, 2], 10))
+        if abs(ground) > _CROOKED_GROUND:
+            yield _warning(
+                f"the ground around the vehicle lies at z = {ground:.1f} m in lidar points; the "
+                "ego frame has its origin on the ground, x forward, y left, z up."
+            )
+    if np.isfinite(clip.world_from_camera).all() and sum(lidar_on_images(clip, 0)) == 0:
+        yield _warning("no lidar point of the first frame falls on any image; check extrinsics.")
+
+
+def _check_tracks(clip: Clip):
+    tracks = clip.tracks
+    if tracks is None:
+        return
+    if any(a >= b for a, b in pairwise(tracks.times.tolist())):
+        yield _error("times of the tracks are out of order.")
+    seen = np.asarray(tracks.valid)
+    finite = np.isfinite(tracks.centers).all(axis=-1) & np.isfinite(tracks.quats).all(axis=-1)
+    if (seen & ~finite).any():
+        yield _error(f"{int((seen & ~finite).any(axis=1).sum())} tracks hold NaN or infinity.")
+    if tracks.num_tracks and not (np.asarray(tracks.sizes) > 0).all():
+        count = int((~(np.asarray(tracks.sizes) > 0).all(axis=1)).sum())
+        yield _error(f"{count} boxes have a size that is not positive.")
+
+
+def lidar_on_images(clip: Clip, t: int) -> list[int]:
+    """How many lidar points of frame t fall on each view's image; zeros without lidar."""
+    if clip.lidar is None:
+        return [0] * clip.num_views
+    world = transform_points(clip.world_from_ego[t], clip.lidar[t][:, :3].astype(np.float64))
+    counts = []
+    for v in range(clip.num_views):
+        camera = clip.camera(t, v)
+        uv, depth = camera.project(world)
+        counts.append(int(inside_image(uv, depth, camera.height, camera.width).sum()))
+    return counts
+
+
+def boxes_on_images(clip: Clip, t: int) -> list[int]:
+    """How many box centres fall on each view's image at frame t; zeros without tracks."""
+    if clip.tracks is None:
+        return [0] * clip.num_views
+    counts = []
+    for v in range(clip.num_views):
+        camera = clip.camera(t, v)
+        poses, there = clip.tracks.at(clip.times[t, v])
+        uv, depth = camera.project(poses[there][:, :3, 3])
+        counts.append(int(inside_image(uv, depth, camera.height, camera.width).sum()))
+    return counts

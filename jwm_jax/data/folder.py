@@ -1,0 +1,342 @@
+"""A plain folder of images plus cameras.json: how to bring one's own drive.
+
+README.md in this folder describes the schema. `load_folder` reads it, `save_folder_clip` writes it.
+World may be any frame in metres with z up; on reading it becomes the ego frame of the first frame.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jwm_jax.data.checks import require_rigid
+from jwm_jax.data.files import IMAGE_SUFFIXES, read_images, require_folder
+from jwm_jax.errors import DataError, UsageError
+from jwm_jax.scene.cameras import Intrinsics
+from jwm_jax.scene.clip import Clip
+from jwm_jax.scene.lane_map import LINE_KINDS, LaneMap
+from jwm_jax.scene.tracks import CATEGORIES, Tracks
+from jwm_jax.scene.transforms import (
+    EGO_FROM_OPENCV,
+    invert_transform,
+    make_transform,
+    matrix_to_quat,
+    quat_to_matrix,
+    transform_points,
+)
+
+FORMAT_VERSION = 1
+
+DEFAULT_RATE = 10.0
+"""Frames a second, where neither times nor rate are given."""
+
+DEFAULT_CAMERA_HEIGHT = 1.5
+"""Metres above the ground of a camera whose place on the vehicle is not given."""
+
+
+def load_folder(where: str) -> Clip:
+    """A drive from a plain folder.
+
+    Raises:
+        DataError: cameras.json or an image is missing, broken, or contradicts the rest.
+    """
+    folder = require_folder(where, "images and cameras.json")
+    path = folder / "cameras.json"
+    description = _read_json(path)
+    views = _require(description, "views", list, path)
+    if not views:
+        raise DataError(f"{path}: 'views' is empty; expected one entry a camera.")
+    names = [str(_require(view, "name", str, path)) for view in views]
+    files = [
+        _image_files(folder, view, name, path) for view, name in zip(views, names, strict=True)
+    ]
+    frames = len(files[0])
+    for name, found in zip(names, files, strict=True):
+        if len(found) != frames:
+            raise DataError(
+                f"{folder}: view {name!r} has {len(found)} images and view {names[0]!r} has "
+                f"{frames}; every view needs one image a frame."
+            )
+    images = tuple(read_images(f, name) for f, name in zip(files, names, strict=True))
+    mounts = [_mount(view, name, len(views), path) for view, name in zip(views, names, strict=True)]
+    ego, cameras = _poses(description, views, mounts, frames, path)
+    new_from_old = invert_transform(ego[0])
+    return Clip(
+        images=images,
+        times=_times(description, views, frames, path),
+        world_from_ego=new_from_old @ ego,
+        world_from_camera=new_from_old @ cameras,
+        cameras=tuple(
+            Intrinsics(K=_camera_matrix(view, path), width=i.shape[2], height=i.shape[1])
+            for view, i in zip(views, images, strict=True)
+        ),
+        view_names=tuple(names),
+        lidar=_lidar(folder, description, frames, path),
+        tracks=_tracks(description.get("tracks"), new_from_old, path),
+        map=_lane_map(description.get("map"), new_from_old, path),
+        style=description.get("style"),
+        name=str(description.get("name", folder.name)),
+    )
+
+
+def save_folder_clip(clip: Clip, folder: str | os.PathLike, suffix: str = ".png") -> Path:
+    """Write a clip as a plain folder that `load_folder` reads.
+
+    Everything but true depth is kept; images are exact for the suffix ".png".
+
+    Args:
+        clip: What to write.
+        folder: Made if absent.
+        suffix: ".png" or ".jpg".
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: The folder is not empty.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if next(folder.iterdir(), None) is not None:
+        raise UsageError(f"{folder} is not empty; name a new folder.")
+    views = []
+    rig = clip.rig()
+    for v, name in enumerate(clip.view_names):
+        (folder / name).mkdir()
+        for t, image in enumerate(clip.view(v)):
+            options = {} if suffix == ".png" else {"quality": 95, "subsampling": 0}
+            Image.fromarray(image).save(folder / name / f"{t:06d}{suffix}", **options)
+        views.append(
+            {
+                "name": name,
+                "images": f"{name}/*{suffix}",
+                "K": np.asarray(clip.cameras[v].K).tolist(),
+                "ego_from_camera": rig.ego_from_camera[v].tolist(),
+                "world_from_camera": clip.world_from_camera[:, v].tolist(),
+                "times": clip.times[:, v].tolist(),
+            }
+        )
+    description = {
+        "version": FORMAT_VERSION,
+        "name": clip.name,
+        "views": views,
+        "world_from_ego": clip.world_from_ego.tolist(),
+    }
+    if clip.style:
+        description["style"] = clip.style
+    if clip.lidar is not None:
+        (folder / "lidar").mkdir()
+        for t, scan in enumerate(clip.lidar):
+            np.save(folder / "lidar" / f"{t:06d}.npy", scan)
+        description["lidar"] = "lidar/*.npy"
+    if clip.tracks is not None:
+        description["tracks"] = _describe_tracks(clip.tracks)
+    if clip.map is not None:
+        lines = zip(clip.map.kinds, clip.map.polylines, strict=True)
+        description["map"] = [{"kind": k, "points": np.asarray(p).tolist()} for k, p in lines]
+    (folder / "cameras.json").write_text(json.dumps(description, indent=1))
+    return folder
+
+
+def _describe_tracks(tracks: Tracks) -> dict:
+    return {
+        "times": np.asarray(tracks.times, np.float64).tolist(),
+        "ids": list(tracks.ids),
+        "category": [CATEGORIES[c] for c in tracks.category],
+        "size": np.asarray(tracks.sizes, np.float64).tolist(),
+        "center": np.asarray(tracks.centers, np.float64).tolist(),
+        "quat": np.asarray(tracks.quats, np.float64).tolist(),
+        "valid": np.asarray(tracks.valid).tolist(),
+    }
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise DataError(
+            f"{path}: the calibration is missing; jwm_jax/data/README.md describes cameras.json."
+        )
+    try:
+        description = json.loads(path.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: is not valid JSON ({error}).") from None
+    if not isinstance(description, dict):
+        raise DataError(f"{path}: expected an object with the key 'views'.")
+    version = description.get("version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise DataError(f"{path}: version is {version}, expected {FORMAT_VERSION}.")
+    return description
+
+
+def _require(entry: dict, key: str, kind: type, path: Path):
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, kind):
+        got = "nothing" if value is None else type(value).__name__
+        raise DataError(f"{path}: expected {key!r} to be a {kind.__name__}, got {got}.")
+    return value
+
+
+def _numbers(value, shape: tuple[int | None, ...], where: str) -> np.ndarray:
+    """A float64 array of a shape; None in the shape allows any length."""
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        array = np.zeros(0)
+    fits = array.ndim == len(shape) and all(
+        want in (None, got) for got, want in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        words = "x".join("any" if n is None else str(n) for n in shape)
+        raise DataError(f"{where}: expected {words} numbers, got shape {list(array.shape)}.")
+    return array
+
+
+def _matching(folder: Path, pattern: str, path: Path) -> list[Path]:
+    """Files of a pattern below the folder, sorted by name."""
+    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+        raise DataError(f"{path}: {pattern!r} must stay inside the folder.")
+    root = folder.resolve()
+    files = sorted(p for p in folder.glob(pattern) if p.is_file())
+    outside = [p for p in files if not p.resolve().is_relative_to(root)]
+    if outside:
+        raise DataError(f"{outside[0]}: points out of the folder.")
+    return files
+
+
+def _image_files(folder: Path, view: dict, name: str, path: Path) -> list[Path]:
+    pattern = view.get("images", f"{name}/*")
+    files = [p for p in _matching(folder, str(pattern), path) if p.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise DataError(
+            f"{folder}: no images of view {name!r} match {pattern!r} ({', '.join(IMAGE_SUFFIXES)})."
+        )
+    return files
+
+
+def _camera_matrix(view: dict, path: Path) -> np.ndarray:
+    where = f"{path}: K of view {view['name']!r}"
+    if "K" not in view:
+        raise DataError(f"{where} is missing; expected the 3x3 camera matrix in pixels.")
+    if any(view.get("distortion") or ()):
+        raise DataError(
+            f"{path}: view {view['name']!r} has lens distortion, which this build does not undo; "
+            "rectify the images first."
+        )
+    return _numbers(view["K"], (3, 3), where)
+
+
+def _mount(view: dict, name: str, views: int, path: Path) -> np.ndarray:
+    """ego_from_camera [4, 4]."""
+    if "ego_from_camera" in view:
+        where = f"{path}: ego_from_camera of view {name!r}"
+        return require_rigid(_numbers(view["ego_from_camera"], (4, 4), where), where)
+    if views > 1:
+        raise DataError(
+            f"{path}: view {name!r} lacks ego_from_camera, which a rig of {views} views needs."
+        )
+    lifted = make_transform(np.eye(3), np.array([0.0, 0.0, DEFAULT_CAMERA_HEIGHT]))
+    return lifted @ EGO_FROM_OPENCV
+
+
+def _poses(description: dict, views: list, mounts: list, frames: int, path: Path):
+    """world_from_ego [T, 4, 4] and world_from_camera [T, V, 4, 4] in the file's own world."""
+
+    def poses(value, where):
+        return require_rigid(_numbers(value, (frames, 4, 4), where), where)
+
+    given = {
+        v: poses(view["world_from_camera"], f"{path}: world_from_camera of view {view['name']!r}")
+        for v, view in enumerate(views)
+        if "world_from_camera" in view
+    }
+    if "world_from_ego" in description:
+        ego = poses(description["world_from_ego"], f"{path}: world_from_ego")
+    elif given:
+        v = min(given)
+        ego = given[v] @ invert_transform(mounts[v])
+    elif frames == 1:
+        ego = np.eye(4)[None]
+    else:
+        raise DataError(
+            f"{path}: {frames} frames but no poses; give world_from_ego [{frames}][4][4], or "
+            "world_from_camera in a view."
+        )
+    cameras = [given[v] if v in given else ego @ mount for v, mount in enumerate(mounts)]
+    return ego, np.stack(cameras, axis=1)
+
+
+def _times(description: dict, views: list, frames: int, path: Path) -> np.ndarray:
+    """float64 [T, V] seconds."""
+    rate = description.get("rate", DEFAULT_RATE)
+    if not isinstance(rate, int | float) or not rate > 0:
+        raise DataError(f"{path}: rate must be a positive number of frames a second, got {rate!r}.")
+    shared = description.get("times", (np.arange(frames) / rate).tolist())
+    columns = [
+        _numbers(view.get("times", shared), (frames,), f"{path}: times of view {view['name']!r}")
+        for view in views
+    ]
+    return np.stack(columns, axis=1)
+
+
+def _lidar(folder: Path, description: dict, frames: int, path: Path):
+    if "lidar" not in description:
+        return None
+    files = _matching(folder, str(description["lidar"]), path)
+    if len(files) != frames:
+        raise DataError(f"{path}: 'lidar' matches {len(files)} files for {frames} frames.")
+    scans = []
+    for file in files:
+        try:
+            scan = np.load(file)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{file}: cannot be read as .npy ({error}).") from None
+        if scan.ndim != 2 or scan.shape[1] not in (3, 4):
+            raise DataError(
+                f"{file}: expected [points, 4] (x, y, z, intensity), got {list(scan.shape)}."
+            )
+        padding = np.zeros((len(scan), 4 - scan.shape[1]))
+        scans.append(np.concatenate([scan, padding], axis=1).astype(np.float32))
+    return tuple(scans)
+
+
+def _tracks(entry: dict | None, new_from_old: np.ndarray, path: Path) -> Tracks | None:
+    if entry is None:
+        return None
+    where = f"{path}: tracks"
+    times = _numbers(_require(entry, "times", list, path), (None,), f"{where}.times")
+    names = _require(entry, "category", list, path)
+    unknown = sorted({str(name) for name in names} - set(CATEGORIES))
+    if unknown:
+        raise DataError(f"{where}: unknown categories {unknown}; expected some of {CATEGORIES}.")
+    count, samples = len(names), len(times)
+    sizes = _numbers(entry.get("size", []), (count, 3), f"{where}.size")
+    centers = _numbers(entry.get("center", []), (count, samples, 3), f"{where}.center")
+    quats = _numbers(entry.get("quat", []), (count, samples, 4), f"{where}.quat")
+    valid = np.asarray(entry.get("valid", np.ones((count, samples), bool)), bool)
+    if valid.shape != (count, samples):
+        raise DataError(f"{where}.valid: expected {count}x{samples} booleans.")
+    rotation = new_from_old[:3, :3] @ quat_to_matrix(quats)
+    return Tracks(
+        times=times,
+        centers=transform_points(new_from_old, centers.reshape(-1, 3)).reshape(centers.shape),
+        quats=matrix_to_quat(rotation),
+        sizes=sizes,
+        valid=valid,
+        category=np.array([CATEGORIES.index(name) for name in names], np.int32),
+        ids=tuple(str(i) for i in entry.get("ids", range(count))),
+    )
+
+
+def _lane_map(entry: list | None, new_from_old: np.ndarray, path: Path) -> LaneMap | None:
+    if entry is None:
+        return None
+    lines, kinds = [], []
+    for number, line in enumerate(entry):
+        kind = _require(line, "kind", str, path)
+        if kind not in LINE_KINDS:
+            raise DataError(f"{path}: map line {number} is a {kind!r}; expected {LINE_KINDS}.")
+        points = _numbers(line.get("points"), (None, 3), f"{path}: map line {number}")
+        lines.append(transform_points(new_from_old, points))
+        kinds.append(kind)
+    return LaneMap(tuple(lines), tuple(kinds))
