@@ -1,0 +1,94 @@
+"""Where a verb writes: the folder of `--out`, or the next numbered one under runs/.
+
+`claim` refuses a folder with things in it before any work is done; `create` makes the folder when
+there is something to write, so that a failed run leaves no empty folder behind.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from jwm_jax.errors import ResourceError, UsageError
+
+RUNS = Path("runs")
+"""Where numbered folders go, below the current folder."""
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """A place to write that has been found free.
+
+    Attributes:
+        path: Of `--out`; None for the next numbered folder.
+        verb: Names numbered folders, such as `demo` in runs/demo-0001.
+    """
+
+    path: Path | None
+    verb: str
+
+    def create(self) -> Path:
+        """Make the folder.
+
+        Raises:
+            ResourceError: It cannot be made.
+        """
+        try:
+            if self.path is not None:
+                self.path.mkdir(parents=True, exist_ok=True)
+                return self.path
+            return _next_numbered(RUNS, self.verb)
+        except OSError as error:
+            where = self.path or RUNS
+            raise ResourceError(
+                f"{where}: cannot make this folder ({error.strerror}); name another with --out."
+            ) from None
+
+
+def claim(
+    out: str | os.PathLike | None, verb: str, overwrite: bool = False, resume: bool = False
+) -> OutputFolder:
+    """Check that a verb may write to a folder; nothing is made yet.
+
+    Args:
+        out: The folder, or None for runs/VERB-0001 and so on.
+        verb: Its name.
+        overwrite: Files of the same names may be replaced; others are left alone.
+        resume: The folder holds an earlier part of the same run.
+
+    Raises:
+        UsageError: The folder has things in it, or is a file.
+    """
+    if out is None:
+        return OutputFolder(None, verb)
+    path = Path(out).expanduser()
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--out {path} is a file; name a folder.")
+    occupied = path.is_dir() and next(path.iterdir(), None) is not None
+    if occupied and not (overwrite or resume):
+        raise UsageError(
+            f"--out {path} is not empty; name a new folder, or add --overwrite to replace files of "
+            "an earlier run."
+        )
+    return OutputFolder(path, verb)
+
+
+def _next_numbered(root: Path, verb: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    pattern = re.compile(rf"{re.escape(verb)}-(\d+)$")
+    taken = [int(m.group(1)) for p in root.iterdir() if (m := pattern.match(p.name))]
+    number = max(taken, default=0) + 1
+    while True:
+        path = root / f"{verb}-{number:04d}"
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            number += 1
+
+
+def say_next(*commands: str) -> None:
+    """Print the commands a user may want to try after this one."""
+    print("\nNext:")
+    for command in commands:
+        print(f"  {command}")
