@@ -64,7 +64,7 @@ class Scene:
     start: float = static_field(default=0.0)
     tau: float = static_field(default=1.0)
 
-    def compose(self, time: Float[Array, ""] | float) -> Gaussians:
+    def compose(self, time: Float[Array, ""] | float | np.floating) -> Gaussians:
         """The Gaussians in the world at one time (seconds since the start), opacities faded.
 
         Gaussians of a thing that is not there at that time get opacity 0.
@@ -97,7 +97,7 @@ class Scene:
         )
 
     def render(
-        self, camera: Camera, time: Float[Array, "*b"] | float, sky: bool = True
+        self, camera: Camera, time: Float[Array, "*b"] | float | np.floating, sky: bool = True
     ) -> Rendering:
         """Draw the scene.
 

@@ -55,7 +55,9 @@ class Tracks:
         """How many things there are."""
         return self.sizes.shape[0]
 
-    def at(self, time: Float[Array, ""] | float) -> tuple[Float[Array, "n 4 4"], Bool[Array, "n"]]:
+    def at(
+        self, time: Float[Array, ""] | float | np.floating
+    ) -> tuple[Float[Array, "n 4 4"], Bool[Array, "n"]]:
         """Poses at one time: linear centre, slerp rotation.
 
         Between two times of the axis of which only one is annotated, and before the first and after

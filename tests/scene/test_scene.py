@@ -1,0 +1,149 @@
+"""Scenes: actors move with their boxes, Gaussians fade with age, skies fill, files round-trip."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jwm_jax.errors import DataError
+from jwm_jax.scene import (
+    EGO_FROM_OPENCV,
+    Camera,
+    Intrinsics,
+    Scene,
+    Sky,
+    Tracks,
+    make_gaussians,
+    matrix_to_quat,
+    read_ply,
+    texel_directions,
+    yaw_rotation,
+)
+
+K = np.array([[40.0, 0, 24], [0, 40, 16], [0, 0, 1]], np.float32)
+
+
+def camera():
+    return Camera(Intrinsics(K, 48, 32), EGO_FROM_OPENCV.astype(np.float32))
+
+
+def gaussians(owner=(0, 1), **others):
+    return make_gaussians(
+        means=jnp.asarray([[8.0, 1.0, 0.5], [0.5, 0.2, 0.1]]),
+        colors=jnp.asarray([[0.9, 0.1, 0.1], [0.1, 0.2, 0.9]]),
+        scales=jnp.full((2, 3), 0.4),
+        opacities=jnp.full(2, 0.9),
+        owner=jnp.asarray(owner, jnp.int32),
+        **others,
+    )
+
+
+def moving():
+    quats = matrix_to_quat(yaw_rotation(np.array([0.0, 1.0]))).astype(np.float32)
+    return Tracks(
+        times=np.array([0.0, 1.0], np.float32),
+        centers=np.array([[[6, 0, 0], [10, -2, 0]]], np.float32),
+        quats=quats[None],
+        sizes=np.array([[4, 2, 1.5]], np.float32),
+        valid=np.array([[True, True]]),
+        category=np.array([0], np.int32),
+        ids=("car",),
+    )
+
+
+def test_an_actor_moves_with_its_box_and_the_world_stands():
+    scene = Scene(gaussians(), moving())
+    for time in (0.0, 0.5, 1.0):
+        composed = scene.compose(time)
+        pose, _ = moving().at(np.float32(time))
+        expected = pose[0, :3, :3] @ np.array([0.5, 0.2, 0.1]) + pose[0, :3, 3]
+        np.testing.assert_allclose(composed.means[1], expected, atol=1e-5)
+        np.testing.assert_allclose(composed.means[0], [8, 1, 0.5])
+
+
+def test_an_absent_actor_is_invisible():
+    tracks = Tracks(**{**moving().__dict__, "valid": np.zeros((1, 2), bool)})
+    assert Scene(gaussians(), tracks).compose(0.5).opacities[1] == 0
+
+
+def test_opacity_fades_by_the_stated_formula():
+    scene = Scene(gaussians(owner=(0, 0), lifespan=jnp.asarray([0.5, 1e6])), tau=1.0)
+    faded = scene.compose(3.0).opacities
+    np.testing.assert_allclose(faded, [0.9 * np.exp(-0.5 * (3 / 1.5) ** 2), 0.9], rtol=1e-4)
+
+
+def test_batched_rendering_equals_one_by_one():
+    scene = Scene(gaussians(), moving(), Sky(jnp.full((4, 8, 3), 0.5)))
+    poses = np.stack([camera().world_from_camera] * 3)
+    poses[:, 1, 3] = [-0.5, 0.0, 0.5]
+    times = np.array([0.0, 0.4, 0.8], np.float32)
+    lens = Intrinsics(np.stack([K] * 3), 48, 32)
+    many = scene.render(Camera(lens, poses), times)
+    for i in range(3):
+        one = scene.render(Camera(camera().intrinsics, poses[i]), times[i])
+        np.testing.assert_allclose(many.rgb[i], one.rgb, atol=1e-5)
+        np.testing.assert_allclose(many.depth[i], one.depth, atol=1e-4)
+
+
+def test_render_shows_colour_depth_and_sky_where_they_belong():
+    sky = Sky(jnp.broadcast_to(jnp.asarray([0.2, 0.4, 0.8]), (4, 8, 3)))
+    scene = Scene(gaussians(owner=(0, 0), mask=jnp.asarray([True, False])), None, sky)
+    picture = scene.render(camera(), 0.0)
+    (u, v), depth = camera().project(np.array([8.0, 1.0, 0.5], np.float32))
+    row, column = int(v), int(u)
+    assert picture.rgb[row, column, 0] > 0.6
+    np.testing.assert_allclose(picture.depth[row, column], depth, rtol=0.05)
+    np.testing.assert_allclose(picture.rgb[2, 45], [0.2, 0.4, 0.8], atol=1e-3)
+    black = scene.render(camera(), 0.0, sky=False)
+    assert black.rgb[2, 45].max() < 1e-3 and black.alpha[2, 45] < 1e-3
+
+
+def test_gradients_reach_an_actor_through_time():
+    def loss(means):
+        scene = Scene(gaussians(), moving())
+        scene = Scene(
+            type(scene.gaussians)(**{**scene.gaussians.__dict__, "means": means}), moving()
+        )
+        return scene.render(camera(), 0.5).rgb[:, :24].sum()
+
+    grad = jax.grad(loss)(gaussians().means)
+    assert np.isfinite(grad).all() and np.abs(grad[1]).max() > 0
+
+
+def test_sky_is_continuous_across_the_seam_and_exact_at_texels():
+    texture = np.random.default_rng(0).random((6, 12, 3)).astype(np.float32)
+    sky = Sky(texture)
+    np.testing.assert_allclose(sky.sample(texel_directions(6, 12)), texture, atol=2e-5)
+    angle = np.pi - 1e-4
+    sides = np.array([[np.cos(a), np.sin(a), 0.3] for a in (angle, -angle)], np.float32)
+    left, right = np.asarray(sky.sample(sides))
+    np.testing.assert_allclose(left, right, atol=1e-3)
+
+
+def test_scene_file_round_trip(tmp_path):
+    scene = Scene(gaussians(), moving(), Sky(np.zeros((2, 4, 3), np.float32)), start=1e9, tau=0.5)
+    back = Scene.load(scene.save(tmp_path / "scene.npz"))
+    assert jax.tree.structure(back) == jax.tree.structure(scene)
+    for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(scene), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_ply_round_trip_keeps_what_can_be_seen(tmp_path):
+    scene = Scene(gaussians(owner=(0, 0)))
+    back = read_ply(scene.save_ply(tmp_path / "scene.ply"))
+    for name in ("means", "quats", "scales", "opacities", "colors"):
+        np.testing.assert_allclose(
+            getattr(back, name), getattr(scene.gaussians, name), rtol=1e-4, atol=1e-6
+        )
+    actors = Scene(gaussians(), moving())
+    assert read_ply(actors.save_ply(tmp_path / "static.ply")).capacity == 1
+    assert read_ply(actors.save_ply(tmp_path / "all.ply", time=0.5)).capacity == 2
+
+
+def test_broken_files_are_named(tmp_path):
+    broken = tmp_path / "scene.npz"
+    broken.write_bytes(b"nonsense")
+    with pytest.raises(DataError, match="scene.npz"):
+        Scene.load(broken)
+    with pytest.raises(DataError, match=r"missing\.ply"):
+        read_ply(tmp_path / "missing.ply")
