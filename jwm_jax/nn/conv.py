@@ -1,0 +1,100 @@
+"""Two-dimensional convolutions over NHWC maps, and the reshapes between space and channels.
+
+Space-to-depth with block r moves every r x r block of pixels into channels,
+``y[n, i, j, (a, b, c)] = x[n, r i + a, r j + b, c]``, and depth-to-space is its inverse. A network that
+changes resolution this way and then mixes channels needs no strided and no transposed convolution.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+
+class Conv(nn.Module):
+    """A stride-1 convolution, zero-padded to keep the size, with logical axis names on its parameters.
+
+    Parameters are float32: ``kernel`` [k, k, conv_in, conv_out] and ``bias`` [conv_out].
+
+    Attributes:
+        features: output channels.
+        size: side of the square kernel (odd).
+        scale: factor on the He-normal initial kernel; small values start a residual branch near zero.
+        dtype: type in which the convolution is computed.
+    """
+
+    features: int
+    size: int = 3
+    scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, inputs: Float[jax.Array, "batch height width in"]
+    ) -> Float[jax.Array, "batch height width out"]:
+        """Returns the convolved map [batch, height, width, features] in ``dtype``."""
+        initial = nn.initializers.variance_scaling(2.0 * self.scale**2, "fan_in", "normal")
+        kernel = self.param(
+            "kernel",
+            nn.with_logical_partitioning(initial, (None, None, "conv_in", "conv_out")),
+            (self.size, self.size, inputs.shape[-1], self.features),
+            jnp.float32,
+        )
+        bias = self.param(
+            "bias",
+            nn.with_logical_partitioning(nn.initializers.zeros_init(), ("conv_out",)),
+            (self.features,),
+            jnp.float32,
+        )
+        outputs = jax.lax.conv_general_dilated(
+            inputs.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return outputs + bias.astype(self.dtype)
+
+
+def space_to_depth(
+    inputs: Float[jax.Array, "batch height width channels"], block: int
+) -> Float[jax.Array, "batch height_out width_out channels_out"]:
+    """Moves blocks of pixels into channels: [n, H, W, C] -> [n, H/r, W/r, r r C].
+
+    Args:
+        inputs: NHWC map; height and width are multiples of ``block``.
+        block: side r of the blocks, in pixels.
+
+    Returns:
+        The rearranged map; channels are ordered (row in block, column in block, channel).
+    """
+    batch, height, width, channels = inputs.shape
+    blocks = inputs.reshape(batch, height // block, block, width // block, block, channels)
+    blocks = blocks.transpose(0, 1, 3, 2, 4, 5)
+    return blocks.reshape(batch, height // block, width // block, block * block * channels)
+
+
+def depth_to_space(
+    inputs: Float[jax.Array, "batch height width channels"], block: int
+) -> Float[jax.Array, "batch height_out width_out channels_out"]:
+    """Moves channels into blocks of pixels: [n, h, w, r r C] -> [n, r h, r w, C].
+
+    Args:
+        inputs: NHWC map; its channels are a multiple of ``block ** 2``.
+        block: side r of the blocks, in pixels.
+
+    Returns:
+        The rearranged map; the inverse of `space_to_depth`.
+    """
+    batch, height, width, channels = inputs.shape
+    depth = channels // block**2
+    pixels = inputs.reshape(batch, height, width, block, block, depth)
+    pixels = pixels.transpose(0, 1, 3, 2, 4, 5)
+    return pixels.reshape(batch, height * block, width * block, depth)
+
+
+def leaky_relu(inputs: Float[jax.Array, "*shape"]) -> Float[jax.Array, "*shape"]:
+    """Returns max(x, x / 10): it keeps a gradient everywhere and costs nothing on a CPU."""
+    return jnp.maximum(inputs, 0.1 * inputs)

@@ -1,0 +1,142 @@
+"""Training videos of the codec: crops of drives, of layout frames and of a real video, held in memory.
+
+A crop is a function of (seed, step) alone, so a resumed run continues with the crops it would have seen.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from jwm_jax.errors import DataError
+from jwm_jax.scene.clip import Clip, tiny_size
+from jwm_jax.scene.drawing import draw_layout
+from jwm_jax.worldgen.codec_network import FRAMES_PER_LATENT, PIXELS_PER_LATENT
+
+
+@dataclass(frozen=True)
+class VideoPool:
+    """Videos in memory, in groups that are drawn from with given shares.
+
+    Attributes:
+        videos: for each group, uint8 videos [T, H, W, 3] of any sizes.
+        shares: for each group, the probability that a crop comes from it; they sum to 1.
+    """
+
+    videos: dict[str, list[np.ndarray]]
+    shares: dict[str, float]
+
+
+def make_pool(groups: Mapping[str, Sequence[np.ndarray]], shares: Mapping[str, float]) -> VideoPool:
+    """Keeps the groups that hold videos and scales their shares to sum to 1.
+
+    Raises:
+        DataError: no group holds a video.
+    """
+    videos = {name: list(group) for name, group in groups.items() if len(group)}
+    total = sum(shares[name] for name in videos)
+    if not videos or total <= 0:
+        raise DataError("there is no video to train the codec on: every source is empty.")
+    return VideoPool(videos, {name: shares[name] / total for name in videos})
+
+
+def sample_crops(
+    pool: VideoPool, batch: int, frames: int, height: int, width: int, seed: int, step: int
+) -> UInt8[np.ndarray, "batch frames height width 3"]:
+    """Draws random crops, half of them mirrored left to right.
+
+    Rows start at multiples of 8 so that the horizon meets the patch grid as it does in whole frames.
+
+    Args:
+        pool: videos of at least this many frames and this size.
+        batch: number of crops.
+        frames: frames of a crop, 1 + 4k.
+        height: rows of a crop.
+        width: columns of a crop.
+        seed: seed of the run.
+        step: training step; the crops depend on (seed, step) only.
+    """
+    random = np.random.default_rng((seed, step))
+    names = sorted(pool.videos)
+    probabilities = [pool.shares[name] for name in names]
+    crops = []
+    for _ in range(batch):
+        group = pool.videos[names[random.choice(len(names), p=probabilities)]]
+        video = group[random.integers(len(group))]
+        time = random.integers(video.shape[0] - frames + 1)
+        row = (
+            random.integers((video.shape[1] - height) // PIXELS_PER_LATENT + 1) * PIXELS_PER_LATENT
+        )
+        column = random.integers(video.shape[2] - width + 1)
+        crop = video[time : time + frames, row : row + height, column : column + width]
+        if random.random() < 0.5:
+            crop = crop[:, :, ::-1]
+        crops.append(crop)
+    return np.stack(crops)
+
+
+def sample_patches(pool: VideoPool, count: int, seed: int) -> Float32[np.ndarray, "n patch"]:
+    """Patches of groups of four frames, in the order of `space_to_depth`, for the linear base.
+
+    A third of the groups are one frame repeated, as the first frame of a clip is.
+
+    Args:
+        pool: videos.
+        count: number of groups of 48 x 96 pixels to take patches from (72 each).
+        seed: seed of the run.
+
+    Returns:
+        Values in [0, 1], [72 count, 768].
+    """
+    crops = sample_crops(pool, count, FRAMES_PER_LATENT, 48, 96, seed, 2**31)
+    groups = crops.astype(np.float32) / 255.0
+    groups[::3] = groups[::3, -1:]
+    p = PIXELS_PER_LATENT
+    blocks = groups.reshape(count, FRAMES_PER_LATENT, 48 // p, p, 96 // p, p, 3)
+    return blocks.transpose(0, 2, 4, 3, 5, 1, 6).reshape(-1, FRAMES_PER_LATENT * p * p * 3)
+
+
+def layout_video(clip: Clip, view: int = 0) -> UInt8[np.ndarray, "frames height width 3"]:
+    """The layout frames of one view of a clip: its boxes and lane lines on black."""
+    frames = [
+        draw_layout(clip.camera(t, view), clip.tracks, clip.map, float(clip.times[t, view]))
+        for t in range(clip.num_frames)
+    ]
+    return np.stack(frames)
+
+
+def read_video(path: Path) -> list[np.ndarray]:
+    """Reads a video, shrunk to the `tiny` models' 96 rows, as one or more uint8 [T, 96, W, 3] pieces.
+
+    Raises:
+        DataError: the file cannot be decoded.
+    """
+    frames = []
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                height, width = tiny_size(frame.height, frame.width)
+                picture = frame.to_image().resize((width, height), Image.Resampling.BOX)
+                frames.append(np.asarray(picture))
+    except av.error.FFmpegError as error:
+        raise DataError(f"{path} is not a video that can be decoded ({error}).") from error
+    if not frames:
+        raise DataError(f"{path} holds no video frame.")
+    return [np.stack(frames)]
+
+
+def pool_from_clips(
+    clips: Iterable[Clip], group: str, layout_every: int
+) -> dict[str, list[np.ndarray]]:
+    """The RGB videos of clips under ``group``, and layout videos of every so many under "layout"."""
+    videos: dict[str, list[np.ndarray]] = {group: [], "layout": []}
+    for index, clip in enumerate(clips):
+        for view in range(clip.num_views):
+            videos[group].append(np.asarray(clip.view(view)))
+        if index % layout_every == 0 and (clip.tracks is not None or clip.map is not None):
+            videos["layout"].append(layout_video(clip))
+    return videos
