@@ -176,8 +176,8 @@ def load_model(
         kind: Kind that is expected.
 
     Returns:
-        The header of config.json ({format_version, kind, size, config}), and the nested dict of
-        numpy arrays, float16 widened to float32.
+        The model's config as a dict (`from_dict` makes the dataclass of it; `read_header` has kind
+        and size), and the nested dict of numpy arrays, float16 widened to float32.
 
     Raises:
         UsageError: When there is no such model.
@@ -187,7 +187,7 @@ def load_model(
     from safetensors.numpy import load_file
 
     folder = resolve_model(name_or_dir, kind)
-    header = _read_header(folder, kind)
+    header = read_header(folder, kind)
     path = folder / "params.safetensors"
     try:
         flat = load_file(path)
@@ -197,10 +197,22 @@ def load_model(
         name: value.astype(np.float32) if value.dtype == np.float16 else value
         for name, value in flat.items()
     }
-    return header, unflatten(wide)
+    return header["config"], unflatten(wide)
 
 
-def _read_header(folder: Path, kind: str) -> dict[str, Any]:
+def read_header(folder: Path, kind: str) -> dict[str, Any]:
+    """Read and check config.json of a model directory.
+
+    Args:
+        folder: The model directory.
+        kind: Kind that is expected.
+
+    Returns:
+        {format_version, kind, size, config}.
+
+    Raises:
+        DataError: When it is missing or broken, or of another kind or version.
+    """
     path = folder / "config.json"
     try:
         header = json.loads(path.read_text(encoding="utf-8"))

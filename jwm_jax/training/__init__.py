@@ -1,1 +1,1 @@
-"""TBD"""
+"""The shared loop, state and optimiser, and one file per training paradigm."""

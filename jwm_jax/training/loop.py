@@ -1,0 +1,443 @@
+"""The loop that every paradigm runs on: start or resume, step, log, evaluate, save, stop cleanly.
+
+    prepare the folder -> sharded init -> resume the newest good checkpoint, or warm start
+    -> for every step: batch (loaded ahead) -> jitted step -> log / evaluate / checkpoint / stop?
+    -> evaluate the averaged weights, export the model
+
+A run is resumed by repeating its command. On the same mesh, JAX version and flags the result is
+bitwise that of a run without interruption; on another mesh sums are ordered differently and agree
+to rounding.
+"""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jwm_jax.checkpoint.manager import CheckpointManager
+from jwm_jax.checkpoint.model_dir import flatten, unflatten
+from jwm_jax.distributed.mesh import make_mesh
+from jwm_jax.distributed.sharding import gather_to_host, init_sharded, local_rows, put_batch, unbox
+from jwm_jax.errors import JwmError, UsageError
+from jwm_jax.training.config import ExperimentConfig, config_hash
+from jwm_jax.training.metrics import MetricsWriter, RunningMean
+from jwm_jax.training.optimizer import decay_mask
+from jwm_jax.training.progress import Progress, duration
+from jwm_jax.training.run_dir import RunLock, prepare
+from jwm_jax.training.sampling import Prefetch
+from jwm_jax.training.state import TrainState, create_state
+from jwm_jax.training.step import train_step
+from jwm_jax.training.task import Task
+
+EXIT_PREEMPTED = 75
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How training ended.
+
+    Attributes:
+        status: "finished", "budget" (out of minutes, resumable) or "preempted" (saved on a signal).
+        step: Steps done.
+        state: The last state, on the mesh.
+        metrics: Means of the last logged interval.
+        evaluation: What the task measured at the end; empty unless the status is "finished" or
+            "budget".
+    """
+
+    status: str
+    step: int
+    state: TrainState
+    metrics: dict[str, float] = field(default_factory=dict)
+    evaluation: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 75 when a signal stopped the run after it was saved."""
+        return EXIT_PREEMPTED if self.status == "preempted" else 0
+
+
+class _StopSignal:
+    """Remembers SIGTERM or SIGINT; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.received is not None:
+            sys.exit(128 + number)
+        self.received = signal.Signals(number).name
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _together(flags: list[bool]) -> list[bool]:
+    """Or of each flag over all processes, so that they all decide alike."""
+    if jax.process_count() == 1:
+        return flags
+    from jax.experimental import multihost_utils
+
+    return [bool(x) for x in multihost_utils.process_allgather(np.array(flags)).any(axis=0)]
+
+
+def _primary_first(action: Callable[[], Any]) -> Any:
+    """Run an action on process 0 alone and make every process fail when it fails there."""
+    result, error = None, None
+    if jax.process_index() == 0:
+        try:
+            result = action()
+        except JwmError as caught:
+            error = caught
+    failed = _together([error is not None])[0]
+    if error is not None:
+        raise error
+    if failed:
+        raise UsageError("process 0 refused to start; its message says why.")
+    return result
+
+
+def init_state(
+    config: ExperimentConfig, task: Task, mesh: Mesh
+) -> tuple[TrainState, TrainState, Any]:
+    """State at step 0, born with its shardings.
+
+    Args:
+        config: The experiment.
+        task: Has the parameters' init.
+        mesh: The mesh.
+
+    Returns:
+        The state, its tree of shardings, and the mask of decayed parameters.
+    """
+    key = jax.random.key(config.seed)
+    mask = decay_mask(jax.eval_shape(task.init, key))
+
+    def init(key: Any) -> TrainState:
+        return create_state(task.init(key), config.optimizer, key)
+
+    state, shardings = init_sharded(init, key, mesh)
+    return state, shardings, mask
+
+
+def abstract_state(config: ExperimentConfig, task: Task) -> TrainState:
+    """Shapes and dtypes of the state, without computing anything."""
+    return jax.eval_shape(
+        lambda key: unbox(create_state(task.init(key), config.optimizer, key)),
+        jax.random.key(config.seed),
+    )
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "ema": state.ema, "opt": state.opt_state}
+
+
+def _restored(state: TrainState, items: dict[str, Any], data: dict[str, Any]) -> TrainState:
+    def like(old: Any, value: int) -> Any:
+        return jax.device_put(np.int32(value), old.sharding)
+
+    return TrainState(
+        step=like(state.step, data["step"]),
+        params=items["params"],
+        opt_state=items["opt"],
+        ema=items["ema"],
+        skipped=like(state.skipped, data["skipped"]),
+        skipped_total=like(state.skipped_total, data["skipped_total"]),
+        key=state.key,
+    )
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def _warm_started(config: ExperimentConfig, task: Task, state: TrainState) -> TrainState:
+    shapes = abstract_state(config, task).params
+    source = task.warm_start(shapes)
+    if source is None:
+        return state
+    given, params = flatten(source), flatten(state.params)
+    for name, old in params.items():
+        new = given[name]
+        if not isinstance(new, jax.ShapeDtypeStruct):
+            params[name] = jax.make_array_from_callback(
+                old.shape, old.sharding, lambda i, new=new, old=old: np.asarray(new, old.dtype)[i]
+            )
+    params = unflatten(params)
+    average = (
+        None if state.ema is None else jax.jit(lambda p: jax.tree.map(lambda x: x + 0, p))(params)
+    )
+    return TrainState(
+        **{
+            **{f: getattr(state, f) for f in state.__dataclass_fields__},
+            "params": params,
+            "ema": average,
+        }
+    )
+
+
+class _Run:
+    """One invocation of `fit`: the parts that steps, logging and saving share."""
+
+    def __init__(
+        self, config: ExperimentConfig, task: Task, out: Path, mesh: Mesh, quiet: bool
+    ) -> None:
+        self.config, self.task, self.out, self.mesh = config, task, out, mesh
+        self.primary = jax.process_index() == 0
+        self.progress: Progress | None = None
+        self.loud = self.primary and not quiet
+        self.checkpoints = CheckpointManager(
+            out / "checkpoints", config.keep_checkpoints, config_hash(config)
+        )
+        self.means = RunningMean()
+        self.pending: dict[str, Any] | None = None
+        self.last_metrics: dict[str, float] = {}
+        self.saved_at = time.monotonic()
+        self.seconds = 0.0
+
+    def say(self, message: str) -> None:
+        if self.progress is not None:
+            self.progress.say(message)
+        elif self.loud:
+            print(message, flush=True)
+
+    def start(self, lock: RunLock | None) -> None:
+        """Make or restore the state."""
+        self.lock = lock
+        state, self.shardings, mask = init_state(self.config, self.task, self.mesh)
+        num_bytes = sum(x.nbytes for x in jax.tree.leaves(_items(state)))
+        count = sum(x.size for x in jax.tree.leaves(state.params))
+        axes = ", ".join(f"{name} {size}" for name, size in self.mesh.shape.items() if size > 1)
+        self.say(
+            f"{self.config.name}: {count:,} parameters, batch {self.config.batch_size}, "
+            f"{self.mesh.size} device(s){f' ({axes})' if axes else ''}, writing to {self.out}"
+        )
+        newest, rejected = self.checkpoints.newest_verified()
+        for reason in rejected:
+            self.say(f"checkpoint set aside: {reason}")
+        if newest is None:
+            self.checkpoints.check_space(num_bytes)
+            self.state, self.step = _warm_started(self.config, self.task, state), 0
+        else:
+            data = self.checkpoints.read_data(newest)
+            items = self.checkpoints.restore(newest, _abstract(_items(state)))
+            self.state, self.step = _restored(state, items, data), data["step"]
+            self.means = RunningMean(data["means"])
+            self.seconds = data["seconds"]
+            self.say(f"resumed at step {self.step} of {self.config.steps}")
+        self.writer = MetricsWriter(self.out / "metrics.jsonl", self.step, self.primary)
+        constants = self.task.constants()
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+        self.constants = None if constants is None else jax.device_put(constants, replicated)
+        self.jitted = jax.jit(
+            partial(train_step, self.config, self.task, mask),
+            out_shardings=(self.shardings, replicated),
+            donate_argnums=0,
+        )
+
+    def advance(self, batch: Any) -> None:
+        """Dispatch one step and read the metrics of the one before, which is done by then."""
+        batch = put_batch(batch, self.mesh, self.config.batch_size)
+        self.state, metrics = self.jitted(self.state, batch, self.constants)
+        self.step += 1
+        self.drain()
+        self.pending = metrics
+
+    def drain(self) -> None:
+        """Take in the metrics of the last step; give up after too many bad ones in a row."""
+        if self.pending is None:
+            return
+        values = {name: float(x) for name, x in jax.device_get(self.pending).items()}
+        self.pending = None
+        skipped = values.pop("skipped")
+        self.means.add(values)
+        if skipped >= self.config.max_skipped:
+            self.writer.write(self.step, "abort", {"skipped_in_a_row": int(skipped)})
+            raise JwmError(
+                f"the loss or gradient was not finite for {int(skipped)} steps in a row up to step "
+                f"{self.step}; the weights are as before them. Lower optimizer.learning_rate or "
+                "check the data, then run the command again to go on from the last checkpoint."
+            )
+
+    def log(self) -> None:
+        self.drain()
+        self.last_metrics = self.means.take()
+        values: dict[str, Any] = {**self.last_metrics}
+        total = int(jax.device_get(self.state.skipped_total))
+        if total:
+            values["skipped_total"] = total
+        rate = {"steps_per_s": round(self.progress.rate, 4)}
+        self.writer.write(self.step, "train", {**values, **rate})
+        self.progress.report(values)
+        if self.lock is not None:
+            self.lock.touch()
+
+    def evaluate(self) -> dict[str, float]:
+        self.drain()
+        self.progress.pause()
+        values = {k: float(v) for k, v in self.task.evaluate(self.state.averaged).items()}
+        if values:
+            self.writer.write(self.step, "evaluation", values)
+            numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            self.say(f"evaluation at step {self.step}  {numbers}")
+        return values
+
+    def save(self, wait: bool = False) -> None:
+        self.drain()
+        self.progress.pause()
+        data = {
+            "step": self.step,
+            "skipped": int(jax.device_get(self.state.skipped)),
+            "skipped_total": int(jax.device_get(self.state.skipped_total)),
+            "means": self.means.state,
+            "seconds": self.seconds + time.monotonic() - self.began,
+        }
+        self.checkpoints.save(self.step, _items(self.state), data)
+        if wait:
+            self.checkpoints.wait()
+        self.saved_at = time.monotonic()
+
+    def checkpoint_due(self) -> tuple[bool, bool]:
+        every, minutes = self.config.checkpoint_every, self.config.checkpoint_minutes
+        by_time = minutes > 0 and time.monotonic() - self.saved_at > 60 * minutes
+        return bool(every) and self.step % every == 0, by_time
+
+    def out_of_time(self) -> bool:
+        limit = self.config.max_minutes
+        return limit is not None and time.monotonic() - self.began > 60 * limit
+
+    def steps(self, stop: _StopSignal) -> str:
+        """Train until the steps, the minutes or a signal end it; returns the status."""
+        config = self.config
+        self.began = self.saved_at = time.monotonic()
+        self.progress = Progress(self.step, config.steps, config.max_minutes, self.loud)
+        rows = local_rows(self.mesh, config.batch_size)
+        batches = Prefetch(self.task.batches(self.step, rows))
+        agree_every = 1 if jax.process_count() == 1 else min(config.log_every, 10)
+        try:
+            while self.step < config.steps:
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    raise JwmError(
+                        f"the batches ended at step {self.step} of {config.steps}; a task has to "
+                        "yield them without end."
+                    ) from None
+                self.advance(batch)
+                self.progress.step()
+                by_step, by_time = self.checkpoint_due()
+                ended = timeout = False
+                if self.step % agree_every == 0:
+                    ended, timeout, by_time = _together(
+                        [stop.received is not None, self.out_of_time(), by_time]
+                    )
+                else:
+                    by_time = False
+                if self.step % config.log_every == 0:
+                    self.log()
+                if config.eval_every and self.step % config.eval_every == 0:
+                    self.evaluate()
+                if ended or timeout:
+                    self.save(wait=True)
+                    return "preempted" if ended else "budget"
+                if (by_step or by_time) and self.step < config.steps:
+                    self.save()
+            self.save(wait=True)
+            return "finished"
+        finally:
+            batches.close()
+
+    def finish(self, status: str) -> FitResult:
+        """Evaluate and export, unless a signal wants the process gone."""
+        if self.means.state:
+            self.last_metrics = RunningMean(self.means.state).take()
+        evaluation: dict[str, float] = {}
+        if status != "preempted":
+            if not self.config.eval_every or self.step % self.config.eval_every:
+                evaluation = self.evaluate()
+            host = gather_to_host(self.state.averaged)
+            if self.primary:
+                self.task.save(host, self.out / "model")
+        spent = duration(time.monotonic() - self.began)
+        self.say(f"{status} at step {self.step} of {self.config.steps} after {spent}")
+        return FitResult(status, self.step, self.state, self.last_metrics, evaluation)
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.close()
+        if hasattr(self, "writer"):
+            self.writer.close()
+
+
+def fit(
+    config: ExperimentConfig,
+    task: Task,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    devices: Any = None,
+    quiet: bool = False,
+) -> FitResult:
+    """Train a task, or continue its run when `out` holds one of the same config.
+
+    Args:
+        config: The experiment.
+        task: The paradigm; usually `config.task()`.
+        out: Folder of the run.
+        resume: Insist that `out` already holds the run.
+        overwrite: Start again, deleting a run in `out`.
+        devices: Devices of the mesh; all of them by default.
+        quiet: Print nothing.
+
+    Returns:
+        How it ended, with the last state.
+
+    Raises:
+        UsageError: When `out` holds something else, or the mesh or batch does not fit the devices.
+        DataError: When checkpoints exist but none is whole.
+        ResourceError: When a checkpoint cannot be written.
+        JwmError: After `max_skipped` steps in a row that were not finite.
+    """
+    out = Path(out).expanduser().absolute()
+    mesh = make_mesh(config.mesh, devices)
+    local_rows(mesh, config.batch_size)
+    stop = _StopSignal()
+
+    def claim() -> RunLock:
+        prepare(out, config, resume=resume, overwrite=overwrite)
+        return RunLock(out)
+
+    lock = _primary_first(claim)
+    run = None
+    try:
+        with jax.set_mesh(mesh), stop.installed():
+            run = _Run(config, task, out, mesh, quiet)
+            run.start(lock)
+            status = run.steps(stop)
+            return run.finish(status)
+    finally:
+        if run is not None:
+            run.close()
+            run.checkpoints.join()
+        if lock is not None:
+            lock.release()

@@ -1,0 +1,149 @@
+"""AdamW with warm-up and cosine decay, clipping by the global norm, and an average of the weights.
+
+    g   <- g min(1, clip / |g|)
+    m   <- b1 m + (1 - b1) g,    v <- b2 v + (1 - b2) g^2
+    p   <- p - lr(step) (m^ / (sqrt(v^) + eps) + decay p)       decay only on matrices and kernels
+    ema <- ema + (1 - d(step)) (p - ema),    d(step) = min(ema_decay, (1 + step) / (10 + step))
+
+The learning rate is a function of the training step, not of a counter inside the optimiser, so a
+skipped step moves neither the moments nor the bias correction. AdamW: Loshchilov and Hutter,
+arXiv 1711.05101.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jwm_jax.distributed.sharding import is_box
+from jwm_jax.errors import UsageError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Settings of the optimiser.
+
+    Attributes:
+        learning_rate: Peak learning rate.
+        warmup_steps: Steps of linear warm-up.
+        final_fraction: Learning rate at the last step as a share of the peak; 1 keeps it constant.
+        weight_decay: Decoupled decay of kernels; vectors and scalars are never decayed.
+        b1: Decay of the first moment.
+        b2: Decay of the second moment.
+        eps: Added to the root of the second moment.
+        clip: Largest global norm of the gradient; 0 switches clipping off.
+        ema_decay: Decay of the weight average; 0 switches the average off.
+    """
+
+    learning_rate: float = 3e-4
+    warmup_steps: int = 100
+    final_fraction: float = 0.05
+    weight_decay: float = 0.01
+    b1: float = 0.9
+    b2: float = 0.99
+    eps: float = 1e-8
+    clip: float = 1.0
+    ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise UsageError(f"optimizer.learning_rate must be positive, got {self.learning_rate}.")
+        if not 0 <= self.ema_decay < 1:
+            raise UsageError(f"optimizer.ema_decay must be in [0, 1), got {self.ema_decay}.")
+        if self.warmup_steps < 0 or self.clip < 0:
+            raise UsageError("optimizer.warmup_steps and optimizer.clip must not be negative.")
+
+
+def learning_rate(config: OptimizerConfig, step: Any, total_steps: int) -> jax.Array:
+    """Learning rate of a step.
+
+    Args:
+        config: Settings.
+        step: Step index from 0, a scalar.
+        total_steps: Steps of the whole run.
+
+    Returns:
+        float32 scalar.
+    """
+    step = jnp.asarray(step, jnp.float32)
+    warm = jnp.minimum(1.0, (step + 1) / max(config.warmup_steps, 1))
+    span = max(total_steps - config.warmup_steps, 1)
+    progress = jnp.clip((step - config.warmup_steps) / span, 0.0, 1.0)
+    cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    return (
+        config.learning_rate * warm * (config.final_fraction + (1 - config.final_fraction) * cosine)
+    )
+
+
+def decay_mask(boxed: Any) -> Any:
+    """Which parameters are decayed: those with two or more dimensions besides stacked layers.
+
+    Args:
+        boxed: Parameters in their boxes (arrays or shapes).
+
+    Returns:
+        Tree of bool with the structure of the unboxed parameters.
+    """
+
+    def one(leaf: Any) -> bool:
+        if not is_box(leaf):
+            return leaf.ndim >= 2
+        return sum(name != "layers" for name in leaf.names) >= 2
+
+    return jax.tree.map(one, boxed, is_leaf=is_box)
+
+
+def _chain(config: OptimizerConfig) -> optax.GradientTransformation:
+    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+    return optax.chain(clip, optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+
+
+def init_optimizer(config: OptimizerConfig, params: Any) -> Any:
+    """Moments for (boxed or plain) parameters; boxes carry over, so moments are sharded alike."""
+    return _chain(config).init(params)
+
+
+def apply_gradients(
+    config: OptimizerConfig, grads: Any, opt_state: Any, params: Any, mask: Any, lr: Any
+) -> tuple[Any, Any]:
+    """One AdamW update.
+
+    Args:
+        config: Settings.
+        grads: Gradients, float32.
+        opt_state: Moments.
+        params: Parameters.
+        mask: Tree of bool from `decay_mask`.
+        lr: Learning rate, a scalar.
+
+    Returns:
+        New parameters and moments.
+    """
+    updates, opt_state = _chain(config).update(grads, opt_state, params)
+
+    def one(p: Any, u: Any, decayed: bool) -> Any:
+        direction = u + config.weight_decay * p if decayed else u
+        return (p - lr * direction).astype(p.dtype)
+
+    return jax.tree.map(one, params, updates, mask), opt_state
+
+
+def update_ema(config: OptimizerConfig, ema: Any, params: Any, step: Any) -> Any:
+    """Move the weight average; early steps average over fewer weights.
+
+    Args:
+        config: Settings.
+        ema: Average so far, or None when it is off.
+        params: New parameters.
+        step: Step index from 0, a scalar.
+
+    Returns:
+        The new average, or None.
+    """
+    if ema is None:
+        return None
+    step = jnp.asarray(step, jnp.float32)
+    decay = jnp.minimum(config.ema_decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
