@@ -117,11 +117,11 @@ def bin_tiles(
     marks = jnp.zeros((capacity + 1,), jnp.int32).at[jnp.minimum(start, capacity)].add(1)
     rank = jnp.cumsum(marks[:capacity], dtype=jnp.int32) - 1
     row = order[rank]
-    first_x, first_y, across = (part.reshape(rows)[row] for part in box)
+    first_x, first_y, across = jnp.moveaxis(box.reshape(rows, 3)[row], -1, 0)
     inside = slot - start[rank]
     across = jnp.maximum(across, 1)
     tile_x, tile_y = first_x + inside % across, first_y + inside // across
-    keep = (slot < total) & _reaches(projection, row, tile_x, tile_y, tile_size)
+    keep = (slot < total) & _reaches(_shapes(projection)[row], tile_x, tile_y, tile_size)
     tile = (row // gaussians) * tiles + tile_y * tiles_x + tile_x
 
     sorted_rank, starts, counts = _sort_by_tile(tile, rank, keep, images * tiles, rows, host_sort)
@@ -146,25 +146,36 @@ def _tile_box(projection, width, height, tile_size):
     high = jnp.clip(high, 0, limit).astype(jnp.int32)
     size = high - low
     per_splat = jnp.where(projection.visible, size[..., 0] * size[..., 1], 0)
-    return (low[..., 0], low[..., 1], size[..., 0]), per_splat
+    return jnp.concatenate([low, size[..., :1]], -1), per_splat
 
 
-def _reaches(projection, row, tile_x, tile_y, tile_size):
-    """Whether the splat's alpha gets to 1/255 anywhere among the pixel centres of the tile.
+def _shapes(projection):
+    """[R, 7] what `_reaches` needs of each row: mean, s, 1/(2 xx), xx/(2 det), xy/yy, ln(255 o).
+
+    One packed array keeps XLA from recomputing the projection for every slot that gathers from it.
+    """
+    xx, xy, yy = (projection.covars2d[..., k] for k in range(3))
+    columns = [
+        projection.means2d[..., 0],
+        projection.means2d[..., 1],
+        -xy / xx,
+        0.5 / xx,
+        0.5 * xx / projection.dets,
+        xy / yy,
+        jnp.log(jnp.maximum(projection.opacities / ALPHA_MIN, 1.0)) + LOG_ALPHA_SLACK,
+    ]
+    return jnp.stack(columns, -1).reshape(-1, len(columns))
+
+
+def _reaches(shapes, tile_x, tile_y, tile_size):
+    """Whether a splat's alpha gets to 1/255 anywhere among the pixel centres of a tile.
 
     The quadratic form is taken as x^2 / xx + (y + s x)^2 xx / det with s = -xy / xx, all over 2.
     """
-
-    def flat(values):
-        return values.reshape(-1)[row]
-
-    xx, xy, yy = (flat(projection.covars2d[..., k]) for k in range(3))
-    det = flat(projection.dets)
-    reach = jnp.log(jnp.maximum(projection.opacities / ALPHA_MIN, 1.0)) + LOG_ALPHA_SLACK
-    left = tile_x * tile_size + 0.5 - flat(projection.means2d[..., 0])
-    top = tile_y * tile_size + 0.5 - flat(projection.means2d[..., 1])
+    mean_x, mean_y, slope, weight_x, weight_y, best_x, reach = (shapes[:, k] for k in range(7))
+    left = tile_x * tile_size + 0.5 - mean_x
+    top = tile_y * tile_size + 0.5 - mean_y
     right, bottom = left + (tile_size - 1), top + (tile_size - 1)
-    slope, weight_x, weight_y = -xy / xx, 0.5 / xx, 0.5 * xx / det
 
     def along_column(x):
         offset = slope * x
@@ -172,7 +183,7 @@ def _reaches(projection, row, tile_x, tile_y, tile_size):
         return weight_x * x * x + weight_y * nearest * nearest
 
     def along_row(y):
-        x = jnp.clip(xy / yy * y, left, right)
+        x = jnp.clip(best_x * y, left, right)
         distance = y + slope * x
         return weight_x * x * x + weight_y * distance * distance
 
@@ -181,7 +192,7 @@ def _reaches(projection, row, tile_x, tile_y, tile_size):
         jnp.minimum(along_row(top), along_row(bottom)),
     )
     contains_mean = (left <= 0) & (right >= 0) & (top <= 0) & (bottom >= 0)
-    return contains_mean | (least <= flat(reach))
+    return contains_mean | (least <= reach)
 
 
 def _depth_order(depths, host_sort):

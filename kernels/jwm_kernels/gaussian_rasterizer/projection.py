@@ -144,9 +144,11 @@ def project(
         [sum(view(i, j) * axes[j][k][..., None, :] for j in range(3)) for k in range(3)]
         for i in range(3)
     ]
+    x, y, z, axes = lax.optimization_barrier((x, y, z, axes))
     fx, fy, cx, cy = intrinsic(0, 0), intrinsic(1, 1), intrinsic(0, 2), intrinsic(1, 2)
     u, v, row0, row1 = CAMERAS[camera_model](x, y, z, axes, fx, fy, cx, cy, width, height)
 
+    u, v, row0, row1 = lax.optimization_barrier((u, v, row0, row1))
     square0, square1 = _dot(row0, row0), _dot(row1, row1)
     sane = seen & (square0 < VARIANCE_MAX) & (square1 < VARIANCE_MAX)
     row0 = [jnp.where(sane, component, 0.0) for component in row0]
@@ -172,7 +174,7 @@ def project(
     visible &= (uc + half_x > 0) & (uc - half_x < width)
     visible &= (vc + half_y > 0) & (vc - half_y < height)
     visible &= (half_x > radius_clip) | (half_y > radius_clip)
-    return Projection(
+    projection = Projection(
         means2d=jnp.stack([u, v], -1),
         depths=z,
         covars2d=jnp.stack([xx, xy, yy], -1),
@@ -182,6 +184,7 @@ def project(
         extents=jnp.stack([half_x, half_y], -1),
         visible=visible,
     )
+    return lax.optimization_barrier(projection)
 
 
 def quat_scale_to_covar(
