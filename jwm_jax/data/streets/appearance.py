@@ -5,8 +5,8 @@ step over its footprint on the surface, the difference of the step's integral at
 ends, so nothing flickers with distance. A footprint is the pixel's width at the hit, stretched by
 the angle of incidence along the direction of view.
 
-Light is ambient + sun max(0, n . s) (1 - shadow), then haze 1 - exp(-(distance / haze)^2) towards the
-horizon's colour.
+Light is ambient + sun max(0, n . s) (1 - shadow), then haze 1 - exp(-(distance / haze)^2) towards
+the horizon's colour.
 """
 
 from typing import NamedTuple
@@ -84,6 +84,8 @@ class Look(NamedTuple):
     asphalt: Float[Array, "3"]
     pavement: Float[Array, "3"]
     grass: Float[Array, "3"]
+    glass: Float[Array, "3"]
+    """Windows by day."""
 
 
 class Shading(NamedTuple):
@@ -182,8 +184,9 @@ def _ground(shapes: Shapes, look: Look, point, footprint, direction):
     grass = look.grass * (1 + 0.5 * coarse + 0.3 * grain)[:, None]
     behind = jnp.clip((outside - road.pavement) / fy + 0.5, 0.0, 1.0)
     beyond = _mix(pavement, grass, behind)
-    wall = (z > 0.01) & (z < KERB_HEIGHT - 0.005)
-    off_road = (z > 0.01) | (outside >= 0)
+    low = z < KERB_HEIGHT - 0.005
+    wall = low & ((z > 0.01) | (outside >= -1e-3))
+    off_road = wall | ~low
     albedo = jnp.where(off_road[:, None], beyond, asphalt)
     albedo = jnp.where(wall[:, None], 0.58, albedo)
     label = jnp.where(paint > 0.5, MARKING, ROAD)
@@ -206,7 +209,9 @@ def _facade(look, color, params, half, u, v, width, footprint_u, footprint_v, ke
         inside = (v > 0.95) & (v < 0.95 + pitch_v * jnp.floor((height - 1.3) / pitch_v))
         return across * up * inside
 
-    glass, frame = panes(0.0), panes(0.24)
+    middle = width * (jnp.floor(columns / 2) + 0.5) / columns
+    entrance = (jnp.abs(u - middle) < pitch_u / 2) & (v < 0.95 + pitch_v)
+    glass, frame = (panes(grow) * ~entrance for grow in (0.0, 0.24))
     fine = jnp.exp(-0.5 * footprint_u)
     pane = _hash(jnp.floor(u / pitch_u) + 31 * key, jnp.floor((v - 0.95) / pitch_v), look.seed + 3)
     vary = look.texture * (pane - 0.5) * fine
@@ -216,9 +221,8 @@ def _facade(look, color, params, half, u, v, width, footprint_u, footprint_v, ke
     )
     wall *= jnp.where(v < 0.7, 0.8, 1.0)[:, None]
     wall = _mix(wall, jnp.minimum(color * 1.25, 0.9), band(v, height - 0.2, 0.2, footprint_v))
-    dark = jnp.array([0.20, 0.25, 0.32]) * (1 + 0.8 * vary)[:, None]
+    dark = look.glass * (1 + 0.8 * vary)[:, None]
     result = _mix(_mix(wall, jnp.minimum(color * 1.2, 0.88), frame), dark, glass)
-    middle = width * (jnp.floor(columns / 2) + 0.5) / columns
     door = band(u, middle, 0.6, footprint_u) * band(v, 1.05, 1.05, footprint_v)
     result = _mix(result, jnp.array([0.26, 0.17, 0.12]) + 0.1 * color, door)
     lit = glass * (1 - door) * (pane > 0.55) * look.night
@@ -371,7 +375,7 @@ def shade(
     up = 0.85 + 0.15 * normal[2]
     light = look.ambient * up[:, None] + look.sun_color * sunlight[:, None]
     beam = jnp.exp(-(((t - 9.0) / 9.0) ** 2)) * jnp.where(is_ground, 1.0, 0.5)
-    light += (0.45 * look.night * beam)[:, None] * jnp.array([1.0, 0.95, 0.8])
+    light += (0.6 * look.night * beam)[:, None] * jnp.array([1.0, 0.95, 0.8])
     result = albedo * light
 
     emits = is_solid & (material == GLOW)

@@ -1,7 +1,7 @@
 """Make a street from a seed.
 
-Everything random comes from one numpy generator seeded with (seed, rung); the order of draws is part
-of the definition of a street, so a change here changes every street.
+Everything random comes from one numpy generator seeded with (seed, rung); the order of draws is
+part of the definition of a street, so a change here changes every street.
 """
 
 import numpy as np
@@ -70,15 +70,31 @@ CLOTHES = (
     (0.38, 0.26, 0.42),
 )
 
+# sun elevation range (degrees), sun colour, ambient, zenith, horizon, night
 LIGHTS = {
-    # sun elevation range (degrees), sun colour, ambient, zenith, horizon, night
-    "noon": ((45, 65), (0.60, 0.58, 0.53), (0.52, 0.54, 0.58), (0.34, 0.54, 0.86), (0.78, 0.84, 0.90), 0.0),
-    "morning": ((22, 35), (0.62, 0.55, 0.44), (0.46, 0.49, 0.55), (0.40, 0.58, 0.84), (0.86, 0.84, 0.80), 0.0),
-    "evening": ((12, 20), (0.66, 0.45, 0.26), (0.40, 0.41, 0.48), (0.36, 0.44, 0.68), (0.92, 0.72, 0.54), 0.15),
-    "night": ((30, 45), (0.05, 0.06, 0.09), (0.17, 0.19, 0.27), (0.05, 0.07, 0.15), (0.20, 0.21, 0.28), 1.0),
+    "noon": (
+        (45, 65), (0.60, 0.58, 0.53), (0.52, 0.54, 0.58),
+        (0.34, 0.54, 0.86), (0.78, 0.84, 0.90), 0.0,
+    ),
+    "morning": (
+        (22, 35), (0.62, 0.55, 0.44), (0.46, 0.49, 0.55),
+        (0.40, 0.58, 0.84), (0.86, 0.84, 0.80), 0.0,
+    ),
+    "evening": (
+        (12, 20), (0.66, 0.45, 0.26), (0.40, 0.41, 0.48),
+        (0.36, 0.44, 0.68), (0.92, 0.72, 0.54), 0.15,
+    ),
+    "night": (
+        (30, 45), (0.06, 0.07, 0.10), (0.25, 0.27, 0.35),
+        (0.07, 0.09, 0.20), (0.24, 0.26, 0.36), 1.0,
+    ),
 }  # fmt: skip
+SOFT_NOON = ((50, 50), (0.44, 0.42, 0.38), (0.60, 0.62, 0.65), *LIGHTS["noon"][3:])
+"""The one light of `easy`: little contrast between sun and shade."""
 TIMES_OF_DAY = tuple(LIGHTS)
+TIME_SHARES = (0.35, 0.25, 0.2, 0.2)
 WEATHERS = ("clear", "overcast", "fog", "rain")
+WEATHER_SHARES = (0.5, 0.2, 0.12, 0.18)
 
 
 class _Builder:
@@ -177,7 +193,7 @@ def _houses(b: _Builder) -> None:
             if b.full:
                 params = (b.uniform(2.4, 3.8), storey, b.uniform(0.35, 0.55), b.uniform(0.42, 0.6))
             else:
-                params = (3.6, storey, 0.45, 0.5)
+                params = (4.5, storey, 0.42, 0.48)
             height = storeys * storey + 1.5
             lateral = side * (start + setback + depth)
             middle = x + width / 2
@@ -214,7 +230,7 @@ def _trees(b: _Builder) -> None:
                 x, lateral, 0.0, (0.14, 0.14, trunk / 2 + 0.3), PLAIN, look_of.VEGETATION,
                 (0.30, 0.22, 0.15),
             )  # fmt: skip
-            green = np.array([0.22, 0.38, 0.14]) * (b.uniform(0.8, 1.25) if b.full else 1.0)
+            green = np.array([0.25, 0.43, 0.17]) * (b.uniform(0.8, 1.25) if b.full else 1.0)
             if b.full and b.random.random() < 0.15:
                 green = np.array([0.52, 0.40, 0.14])
             tall = radius * (b.uniform(0.9, 1.3) if b.full else 1.0)
@@ -319,7 +335,7 @@ def _cyclist(b: _Builder, x: float, lateral: float, speed: float, heading: float
 def _traffic(b: _Builder) -> EgoPath:
     """Moving and parked vehicles and people; returns the ego vehicle's way among them."""
     lanes, half_width = round(float(b.road.lanes)), float(b.road.half_width)
-    speed = b.uniform(4.0, 8.0)
+    speed = b.uniform(4.0, 8.0 if b.full else 6.0)
     own = -0.5 * LANE_WIDTH
     if b.random.random() < 0.75:
         add_car(b, b.uniform(14, 26), own + b.uniform(-0.2, 0.2), speed * b.uniform(0.9, 1.25), 0)
@@ -328,7 +344,9 @@ def _traffic(b: _Builder) -> EgoPath:
     x = b.uniform(16, 36)
     for _ in range(int(b.random.integers(1, 4 if b.full else 3))):
         lane = 0.5 if lanes == 1 or b.random.random() < 0.6 else 1.5
-        add_car(b, x, lane * LANE_WIDTH + b.uniform(-0.2, 0.2), -b.uniform(4, 8), np.pi)
+        add_car(
+            b, x, lane * LANE_WIDTH + b.uniform(-0.2, 0.2), -b.uniform(4, 8 if b.full else 5), np.pi
+        )
         x += b.uniform(16, 30)
     if half_width - LANE_WIDTH * lanes > 1:
         for side in (-1.0, 1.0):
@@ -337,7 +355,7 @@ def _traffic(b: _Builder) -> EgoPath:
                 away = abs(x - float(b.road.crosswalk)) > 6
                 if away:
                     add_car(b, x, side * (half_width - 1.1), 0.0, 0.0 if side < 0 else np.pi)
-                step = b.uniform(6.5, 18) if b.full else b.uniform(9, 26)
+                step = b.uniform(6.5, 18) if b.full else b.uniform(12, 30)
                 x += step
     for _ in range(int(b.random.integers(3, 8) if b.full else b.random.integers(1, 4))):
         side, direction = b.pick((-1.0, 1.0)), b.pick((-1.0, 1.0))
@@ -362,13 +380,17 @@ def _traffic(b: _Builder) -> EgoPath:
 
 
 def _look(b: _Builder) -> tuple[Look, dict[str, str]]:
-    time_of_day = b.pick(TIMES_OF_DAY) if b.full else "noon"
-    weather = b.pick(WEATHERS) if b.full else "clear"
-    (low, high), sun_color, ambient, zenith, horizon, night = LIGHTS[time_of_day]
+    time_of_day, weather = "noon", "clear"
+    if b.full:
+        time_of_day = str(b.random.choice(TIMES_OF_DAY, p=TIME_SHARES))
+        weather = str(b.random.choice(WEATHERS, p=WEATHER_SHARES))
+    (low, high), sun_color, ambient, zenith, horizon, night = (
+        LIGHTS[time_of_day] if b.full else SOFT_NOON
+    )
     sun_color, ambient, zenith, horizon = map(np.asarray, (sun_color, ambient, zenith, horizon))
-    elevation = np.radians(b.uniform(low, high) if b.full else 50.0)
+    elevation = np.radians(b.uniform(low, high))
     azimuth = b.uniform(0, 2 * np.pi) if b.full else 0.9
-    haze, clouds, wet = 170.0, 0.0, 0.0
+    haze, clouds, wet = 170.0 if b.full else 110.0, 0.0, 0.0
     if weather == "clear":
         clouds = b.uniform(0.2, 0.8) if b.full else 0.0
     else:
@@ -379,9 +401,10 @@ def _look(b: _Builder) -> tuple[Look, dict[str, str]]:
         sun_color = sun_color * 0.12
         haze = {"overcast": 150.0, "fog": 48.0, "rain": 95.0}[weather]
         wet = {"overcast": 0.0, "fog": 0.2, "rain": 1.0}[weather]
-    asphalt = np.array([0.36, 0.36, 0.375]) * (1 - 0.3 * wet)
+    asphalt = np.array([0.36, 0.36, 0.375] if b.full else [0.42, 0.42, 0.435]) * (1 - 0.3 * wet)
     pavement = np.array([0.56, 0.54, 0.51]) * (1 - 0.2 * wet)
     grass = np.array([0.34, 0.45, 0.22])
+    glass = np.array([0.20, 0.25, 0.32] if b.full else [0.40, 0.42, 0.46])
     sun = np.array(
         [
             np.cos(azimuth) * np.cos(elevation),
@@ -391,7 +414,7 @@ def _look(b: _Builder) -> tuple[Look, dict[str, str]]:
     )
     values = (
         sun, sun_color, ambient, zenith, horizon, haze, clouds, wet, night,
-        1.0 if b.full else 0.0, float(b.random.integers(0, 1000)), asphalt, pavement, grass,
+        1.0 if b.full else 0.0, float(b.random.integers(0, 1000)), asphalt, pavement, grass, glass,
     )  # fmt: skip
     style = {"time_of_day": time_of_day, "weather": weather}
     return Look(*(np.asarray(v, np.float32) for v in values)), style

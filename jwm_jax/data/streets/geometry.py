@@ -1,21 +1,23 @@
 """The shapes of a street and where rays meet them.
 
-Everything is in the street frame: x along the road, y to the left, z up, metres. Three kinds of surface:
+Everything is in the street frame: x along the road, y to the left, z up, metres. Three kinds of
+surface:
 
 - Ground. The road's centre line is y = c(x) with c(x) = amplitude sin(wavenumber x + phase), and a
-  point's lateral offset is l = y - c(x): a shear, so it is exact both ways. The road is z = 0 where
-  |l| < half_width, everything beyond lies KERB_HEIGHT higher, and the kerb is the wall between them.
-- Solids: upright frusta, |x| <= hx - kx (z + hz), |y| <= hy - ky (z + hz), |z| <= hz around a centre,
-  turned by a yaw. kx = ky = 0 is a box; cars' cabins and roofs taper.
+  point's lateral offset is l = y - c(x): a shear, so it is exact both ways. The road is z = 0
+  where |l| < half_width, everything beyond lies KERB_HEIGHT higher, and the kerb is the wall
+  between them.
+- Solids: upright frusta, |x| <= hx - kx (z + hz), |y| <= hy - ky (z + hz), |z| <= hz around a
+  centre, turned by a yaw. kx = ky = 0 is a box; cars' cabins and roofs taper.
 - Ellipsoids with upright axes: tree crowns and heads.
 
-Solids and ellipsoids belong to the ground (owner 0) or to actor owner - 1 and then live in its frame:
-origin on the road below its centre, x ahead. An actor moves at constant velocity in (x, l) and
-follows the bend of the road.
+Solids and ellipsoids belong to the ground (owner 0) or to actor owner - 1 and then live in its
+frame: origin on the road below its centre, x ahead. An actor moves at constant velocity in (x, l)
+and follows the bend of the road.
 
-A ray is origin + t direction; with a camera direction of unit depth, t is the depth along z. Rays are
-traced in chunks with one origin: solids outside the chunk's cone are dropped first, so a large street
-costs little more than a small one.
+A ray is origin + t direction; with a camera direction of unit depth, t is the depth along z. Rays
+are traced in chunks with one origin: solids outside the chunk's cone are dropped first, so a large
+street costs little more than a small one.
 """
 
 from typing import NamedTuple
@@ -57,7 +59,7 @@ class Road(NamedTuple):
 
 
 class Actors(NamedTuple):
-    """Vehicles and people: (x, l) at time zero, its velocity, and the heading relative to the road."""
+    """Vehicles and people: (x, l) at time zero, its velocity, heading relative to the road."""
 
     start: Float[Array, "a 2"]
     velocity: Float[Array, "a 2"]

@@ -1,8 +1,8 @@
 """Pictures, depth and labels of a street from any pinhole camera, and its lidar.
 
-A pixel's colour is the mean of four rays on a 2 x 2 grid and one through its centre; its depth, class
-and instance are the centre ray's, exactly. The picture is traced in square tiles so that each sees
-only the solids in its own cone.
+A pixel's colour is the mean of four rays on a 2 x 2 grid and one through its centre; its depth,
+class and instance are the centre ray's, exactly. The picture is traced in square tiles so that each
+sees only the solids in its own cone.
 """
 
 from functools import partial

@@ -23,7 +23,7 @@ from jwm_jax.scene import (
 )
 
 FIRST_TEST_SEED = 1_000_000
-"""Streets with smaller seeds are for training; from here on they are for tests and reported scores."""
+"""Smaller seeds are for training; from here on they are for tests and reported scores."""
 
 RUNGS = ("easy", "full")
 """Flat colours, one light and few actors; or textures, times of day, weathers and more kinds."""

@@ -1,0 +1,149 @@
+"""Make a dataset of street clips: worker processes render, this process packs.
+
+Every finished clip is kept as one file in `OUT.clips/` until all are there; then they are packed
+into the dataset folder and removed. A run that was stopped goes on with the clips that are missing.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jwm_jax.data.records import encode_clip
+from jwm_jax.data.streets.clip import DEFAULT_VIEWS, make_clip
+from jwm_jax.data.streets.street import RUNGS, split_of_seed
+from jwm_jax.data.tfds_clips import write_dataset
+from jwm_jax.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class StreetsConfig:
+    """What to make.
+
+    Attributes:
+      rung: "easy" or "full".
+      first_seed: seed of the first clip; below 1,000,000 for training, from there on for tests.
+      clips: how many; clip i has seed first_seed + i.
+      frames: instants a clip.
+      rate: instants a second.
+      height: rows.
+      width: columns.
+      views: names of the rig's cameras.
+      image_format: "jpeg" (quality 95, no chroma subsampling) or "png" (lossless).
+      workers: processes that render.
+    """
+
+    rung: str = "easy"
+    first_seed: int = 0
+    clips: int = 100
+    frames: int = 25
+    rate: float = 10.0
+    height: int = 96
+    width: int = 160
+    views: tuple[str, ...] = DEFAULT_VIEWS
+    image_format: str = "jpeg"
+    workers: int = 2
+
+
+def _render(task: tuple[StreetsConfig, int, str]) -> int:
+    """Write the record of one seed; whole or not at all."""
+    config, seed, path = task
+    clip = make_clip(
+        seed, config.rung, config.frames, config.rate, config.height, config.width, config.views
+    )
+    partial = f"{path}.{os.getpid()}.tmp"
+    with open(partial, "wb") as file:
+        np.savez(file, **encode_clip(clip, config.image_format))
+    os.replace(partial, path)
+    return seed
+
+
+def _start_worker(counter, cores: list[int]) -> None:
+    """Give each worker one core of its own: XLA thread pools on the same cores slow each other."""
+    with counter.get_lock():
+        mine = counter.value
+        counter.value += 1
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cores[mine % len(cores)]})
+
+
+def make_dataset(
+    folder: str | Path,
+    config: StreetsConfig,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Make a TFDS folder of street clips, with a split "train" or "test" by the seeds' rule.
+
+    Args:
+      folder: the dataset to make.
+      config: what to make.
+      progress: called with (clips done, clips in all) at the start and after each clip.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UsageError: unknown rung, seeds on both sides of the split, or the folder is not empty.
+      DataError: clips of another configuration lie in `FOLDER.clips`.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if config.rung not in RUNGS:
+        raise UsageError(f"rung: expected one of {RUNGS}, got {config.rung!r}.")
+    if config.clips < 1:
+        raise UsageError(f"clips: expected 1 or more, got {config.clips}.")
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty; choose another folder or empty it.")
+    seeds = range(config.first_seed, config.first_seed + config.clips)
+    split = split_of_seed(seeds[0])
+    if split != split_of_seed(seeds[-1]):
+        raise UsageError(
+            f"seeds {seeds[0]} to {seeds[-1]} mix training and test streets; stay on one side of "
+            "1,000,000."
+        )
+    store = folder.with_name(f"{folder.name}.clips")
+    store.mkdir(parents=True, exist_ok=True)
+    _check_same(store / "config.json", config)
+    paths = {seed: store / f"{seed:08d}.npz" for seed in seeds}
+    missing = [seed for seed in seeds if not paths[seed].exists()]
+    progress(config.clips - len(missing), config.clips)
+    tasks = [(config, seed, str(paths[seed])) for seed in missing]
+    for done, _ in enumerate(_rendered(tasks, config.workers), config.clips - len(missing) + 1):
+        progress(done, config.clips)
+
+    def records() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        for seed, path in paths.items():
+            with np.load(path) as arrays:
+                yield f"{config.rung}-{seed:08d}", dict(arrays)
+
+    write_dataset(folder, {split: records()})
+    shutil.rmtree(store)
+    return folder
+
+
+def _check_same(path: Path, config: StreetsConfig) -> None:
+    """Refuse to mix clips of two configurations; what only changes how fast or how many is free."""
+    content = asdict(config)
+    for free in ("clips", "workers"):
+        del content[free]
+    text = json.dumps(content, sort_keys=True)
+    if path.exists() and path.read_text() != text:
+        raise DataError(
+            f"{path.parent} holds clips of another configuration; remove it to start over."
+        )
+    path.write_text(text)
+
+
+def _rendered(tasks: list[tuple[StreetsConfig, int, str]], workers: int) -> Iterator[int]:
+    if workers <= 1 or len(tasks) < 2:
+        yield from map(_render, tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    counter = context.Value("i", 0)
+    with context.Pool(workers, _start_worker, (counter, cores)) as pool:
+        yield from pool.imap_unordered(_render, tasks)

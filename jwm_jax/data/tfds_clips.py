@@ -1,0 +1,133 @@
+"""Clips as a TFDS dataset in array_record files, written and read without TensorFlow.
+
+One record is one clip (`records.py`). A dataset folder is a plain TFDS folder: `features.json`,
+`dataset_info.json` and `jwm_clips-train.array_record-*`, which any TFDS reader opens.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from jwm_jax.data.records import FIELDS, decode_clip
+from jwm_jax.errors import DataError, UsageError
+from jwm_jax.scene import Clip
+
+VERSION_NUMBER = "1.0.0"
+"""Version of the record format."""
+
+
+def _features():
+    import tensorflow_datasets as tfds
+
+    features = {
+        name: tfds.features.Tensor(
+            shape=shape, dtype=dtype, encoding="bytes" if dtype is np.uint8 else "none"
+        )
+        for name, (shape, dtype) in FIELDS.items()
+    }
+    features["header"] = tfds.features.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes")
+    return tfds.features.FeaturesDict(features)
+
+
+def write_dataset(folder: Path, splits: Mapping[str, Iterable[tuple[str, dict]]]) -> Path:
+    """Write records into a new TFDS folder.
+
+    Args:
+      folder: the dataset; its parent must exist, it must not hold a dataset yet.
+      splits: for each split its (key, record) pairs; keys are unique, records from `encode_clip`.
+
+    Returns:
+      The folder.
+    """
+    import tensorflow_datasets as tfds
+
+    class JwmClips(tfds.core.GeneratorBasedBuilder):
+        """Driving clips of jwm_jax."""
+
+        VERSION = tfds.core.Version(VERSION_NUMBER)
+        code_path = None  # no checksums file beside this source to look for
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=_features(),
+                description="Driving clips: pictures, depth, poses, boxes, lane map, lidar.",
+                homepage="",
+            )
+
+        def _split_generators(self, dl_manager):
+            return {name: iter(records) for name, records in splits.items()}
+
+        def _generate_examples(self):
+            raise NotImplementedError("split generators are given as iterators")
+
+    staging = folder.parent / f".{folder.name}.tfds"
+    builder = JwmClips(data_dir=str(staging), file_format="array_record")
+    builder.download_and_prepare()
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in Path(builder.data_dir).iterdir():
+        path.replace(folder / path.name)
+    for path in sorted(staging.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    staging.rmdir()
+    return folder
+
+
+def open_records(folder: str | Path, split: str = "train"):
+    """Random access to a dataset's records: a sequence with `len` and `[i]`.
+
+    Raises:
+      DataError: no dataset there, or no such split.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = Path(folder).expanduser()
+    if not (folder / "dataset_info.json").is_file():
+        raise DataError(
+            f"dataset {folder}: no dataset_info.json there; expected a folder made by "
+            "`jwm data make`."
+        )
+    builder = tfds.builder_from_directory(str(folder))
+    if split not in builder.info.splits:
+        known = tuple(builder.info.splits)
+        raise DataError(f"dataset {folder}: no split {split!r}; it has {known}.")
+    return builder.as_data_source(split=split)
+
+
+def splits_of(folder: str | Path) -> dict[str, int]:
+    """Number of clips in each split of a dataset folder."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(Path(folder).expanduser()))
+    return {name: split.num_examples for name, split in builder.info.splits.items()}
+
+
+def load_dataset_clip(spec: str) -> Clip:
+    """The clip of "dataset:PATH?index=0&split=train".
+
+    Without `split`, the dataset's only split, or train.
+
+    Raises:
+      UsageError: an unknown option or an index outside the split.
+      DataError: no dataset there, or a broken record.
+    """
+    path, _, query = spec.removeprefix("dataset:").partition("?")
+    options = {"index": "0", "split": ""}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in options:
+            raise UsageError(f"clip {spec!r}: unknown option {key!r}; known: {tuple(options)}.")
+        options[key] = value
+    if not options["index"].isdigit():
+        raise UsageError(f"clip {spec!r}: index must be a whole number, got {options['index']!r}.")
+    index, split = int(options["index"]), options["split"]
+    if not split:
+        known: Sequence[str] = ()
+        if (Path(path).expanduser() / "dataset_info.json").is_file():
+            known = tuple(splits_of(path))
+        split = known[0] if len(known) == 1 else "train"
+    records = open_records(path, split)
+    if index >= len(records):
+        raise UsageError(f"clip {spec!r}: split {split} has {len(records)} clips, index {index}.")
+    return decode_clip(records[index])
