@@ -10,22 +10,29 @@ from jwm_jax.scene.drawing import contact_sheet, draw_boxes, draw_lidar
 from jwm_jax.scene.transforms import transform_points
 
 _WIDTH = 640
-"""Columns of a picture on the sheet."""
+"""Pixels across a picture on the sheet."""
+
+_COLUMNS = 3
+"""Pictures to a row."""
 
 
 def clip_sheet(clip: Clip, frames: int = 6) -> UInt8[np.ndarray, "h w 3"]:
-    """Up to `frames` instants, a row each with every view; one view alone has two columns.
+    """Up to `frames` instants with every view, at most three to a row.
 
-    In the second column of a single view are the images as they are.
+    A single view has two columns: drawn upon, and as it is.
     """
     chosen = np.unique(np.linspace(0, clip.num_frames - 1, max(1, frames)).round().astype(int))
     rows, labels = [], []
     for t in chosen:
-        drawn = [_shrunk(annotated(clip, int(t), v)) for v in range(clip.num_views)]
-        plain = [_shrunk(clip.view(0)[t])] if clip.num_views == 1 else []
-        rows.append(drawn + plain)
-        seconds = clip.times[t, 0] - clip.start
-        labels.append(f"frame {t}  {seconds:.2f} s   {'  '.join(clip.view_names)}")
+        pictures = [_shrunk(annotated(clip, int(t), v)) for v in range(clip.num_views)]
+        names = list(clip.view_names)
+        if clip.num_views == 1:
+            pictures.append(_shrunk(clip.view(0)[t]))
+        for start in range(0, len(pictures), _COLUMNS):
+            rows.append(pictures[start : start + _COLUMNS])
+            seconds = clip.times[t, 0] - clip.start
+            shown = ", ".join(names[start : start + _COLUMNS])
+            labels.append(f"frame {t}  {seconds:.2f} s   {shown}")
     return contact_sheet(rows, labels)
 
 
