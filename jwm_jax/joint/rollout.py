@@ -1,0 +1,271 @@
+"""The joint model: a reconstructed scene and a generator that hold each other straight.
+
+    scene --render at the next poses--> prior --+
+    trajectory, boxes --draw--> layout ---------+--> WorldGen chunk --> frames --key frames--> scene
+
+One chunk is one latent frame: four video frames at the clip's rate.
+"""
+
+import json
+import time as clock
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jwm_jax.errors import DataError
+from jwm_jax.joint.feedback import extend_scene, with_room
+from jwm_jax.joint.prior import render_prior
+from jwm_jax.scene import (
+    Camera,
+    Clip,
+    Scene,
+    Tracks,
+    Trajectory,
+    draw_layout,
+    ego_motion,
+    tiny_size,
+)
+from jwm_jax.worldgen import Conditions, WorldGen
+from jwm_jax.worldrec import WorldRec
+
+CHUNK = 4
+"""Video frames of a chunk."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A generated future.
+
+    Attributes:
+        frames: Generated pictures [F, V, H, W, 3].
+        times: Absolute seconds [F].
+        prior: What the scene showed before each chunk, same shape, or None without a prior.
+        prior_alpha: Its validity as bytes [F, V, H, W], or None.
+        layout: What the generator was told about boxes and lanes, same shape, or None.
+        scene: The scene at the end, key frames included, or None without a prior.
+        metrics: Seconds spent, holes and key frames; everything JSON can hold.
+    """
+
+    frames: UInt8[np.ndarray, "f v h w 3"]
+    times: Float[np.ndarray, "f"]
+    prior: UInt8[np.ndarray, "f v h w 3"] | None = None
+    prior_alpha: UInt8[np.ndarray, "f v h w"] | None = None
+    layout: UInt8[np.ndarray, "f v h w 3"] | None = None
+    scene: Scene | None = None
+    metrics: Mapping[str, object] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write rollout.mp4 (views side by side), rollout.npz, metrics.json and the scene.
+
+        Returns:
+            The folder.
+        """
+        from jwm_jax.export.video import write_video
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        rate = 1.0 / float(np.median(np.diff(self.times))) if len(self.times) > 1 else 10.0
+        write_video(folder / "rollout.mp4", side_by_side(self.frames), rate)
+        arrays = {"frames": self.frames, "times": self.times}
+        for name in ("prior", "prior_alpha", "layout"):
+            if getattr(self, name) is not None:
+                arrays[name] = getattr(self, name)
+        np.savez_compressed(folder / "rollout.npz", **arrays)
+        (folder / "metrics.json").write_text(json.dumps(dict(self.metrics), indent=2) + "\n")
+        if self.scene is not None:
+            self.scene.save(folder / "scene.npz")
+            self.scene.save_ply(folder / "scene.ply")
+        return folder
+
+
+def side_by_side(frames: UInt8[np.ndarray, "f v h w 3"]) -> UInt8[np.ndarray, "f h vw 3"]:
+    """All views of each frame in one wide picture."""
+    f, v, h, w, _ = frames.shape
+    return frames.transpose(0, 2, 1, 3, 4).reshape(f, h, v * w, 3)
+
+
+@dataclass(frozen=True)
+class JointWorldModel:
+    """WorldRec and WorldGen in one loop.
+
+    Attributes:
+        rec: Reconstructs what was seen.
+        gen: Generates what comes next.
+    """
+
+    rec: WorldRec
+    gen: WorldGen
+
+    def rollout(
+        self,
+        clip: Clip,
+        trajectory: Trajectory,
+        *,
+        seed: int = 0,
+        steps: int = 4,
+        use_prior: bool = True,
+        tracks: Tracks | None = None,
+        scene: Scene | None = None,
+        key_frame_every: int = 0,
+        key_frame_holes: float = 0.1,
+    ) -> Rollout:
+        """Generate the clip's future along a trajectory.
+
+        The generator starts from the clip's last instant; the scene is reconstructed from the whole
+        clip. Poses at which no sensor was are exactly what the prior is for.
+
+        Args:
+            clip: What was seen so far, at least one instant.
+            trajectory: Ego poses of the frames to come, in the clip's world frame and on its clock;
+                trimmed to whole chunks of four.
+            seed: Of the noise.
+            steps: Denoising steps a chunk.
+            use_prior: Whether the scene conditions the generator.
+            tracks: Boxes over the future (absolute clock); the clip's own if None.
+            scene: An already reconstructed scene to start from, instead of `rec(clip)`.
+            key_frame_every: Feed the last frame of every n-th chunk back into the scene; 0 never.
+            key_frame_holes: Do so only where at least this share of the prior below the horizon
+                was open.
+
+        Raises:
+            DataError: The trajectory has fewer than four frames.
+        """
+        chunks = trajectory.num_frames // CHUNK
+        if chunks == 0:
+            raise DataError(
+                f"rollout: the trajectory has {trajectory.num_frames} frames; one chunk needs "
+                f"{CHUNK}."
+            )
+        clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
+        tracks = clip.tracks if tracks is None else tracks
+        rig = clip.rig(clip.num_frames - 1)
+        seconds = {"reconstruct": 0.0, "prior": [], "generate": [], "feedback": []}
+
+        start = clock.perf_counter()
+        if use_prior and scene is None:
+            scene = jax.block_until_ready(self.rec(clip))
+        seconds["reconstruct"] = clock.perf_counter() - start
+        row, added = 0, []
+        if use_prior and key_frame_every:
+            row = scene.gaussians.capacity
+            per_key_frame = self.rec.config.capacity(clip.num_views, *clip.images.shape[2:4])
+            scene = with_room(scene, per_key_frame * (chunks // key_frame_every))
+
+        first = clip.images[-1].astype(np.float32) / 255.0
+        session = self.gen.start(first, rig, seed=seed)
+        motion = _motion(clip, trajectory)
+        parts: dict[str, list] = {"frames": [], "prior": [], "alpha": [], "layout": []}
+        for chunk in range(chunks):
+            index = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+            cameras = rig.cameras_at(np.asarray(trajectory.world_from_ego[index], np.float64))
+            times = np.asarray(trajectory.times[index])
+            layout = _layout(cameras, tracks, clip.map, times)
+            prior = alpha = None
+            if use_prior:
+                start = clock.perf_counter()
+                prior, alpha = _prior(scene, cameras, times)
+                seconds["prior"].append(clock.perf_counter() - start)
+                parts["prior"].append(prior)
+                parts["alpha"].append(alpha)
+            start = clock.perf_counter()
+            conditions = Conditions(
+                layout=None if layout is None else layout.astype(np.float32) / 255.0,
+                prior=prior,
+                prior_alpha=alpha,
+                ego_motion=motion[index],
+                style=_known_style(self.gen, clip.style),
+            )
+            frames, session = self.gen.step(session, conditions, steps=steps)
+            frames = _bytes(np.asarray(frames))
+            seconds["generate"].append(clock.perf_counter() - start)
+            parts["frames"].append(frames)
+            if layout is not None:
+                parts["layout"].append(layout)
+            due = use_prior and key_frame_every and (chunk + 1) % key_frame_every == 0
+            if due and 1 - alpha[:, -1, alpha.shape[2] // 2 :].mean() >= key_frame_holes:
+                start = clock.perf_counter()
+                last = tuple(_one(c, CHUNK - 1) for c in cameras)
+                scene, count = extend_scene(
+                    self.rec,
+                    scene,
+                    frames[:, -1],
+                    last,
+                    np.asarray(trajectory.world_from_ego[index][-1], np.float64),
+                    float(times[-1]),
+                    tracks,
+                    row,
+                )
+                row += per_key_frame
+                added.append({"chunk": chunk, "gaussians": count})
+                seconds["feedback"].append(clock.perf_counter() - start)
+
+        stack = {k: _frames_first(v) for k, v in parts.items() if v}
+        alphas = stack.get("alpha")
+        return Rollout(
+            frames=stack["frames"],
+            times=np.asarray(trajectory.times[: chunks * CHUNK], np.float64),
+            prior=_bytes(stack["prior"]) if use_prior else None,
+            prior_alpha=_bytes(alphas) if use_prior else None,
+            layout=stack.get("layout"),
+            scene=scene if use_prior else None,
+            metrics={
+                "frames": chunks * CHUNK,
+                "views": clip.num_views,
+                "steps": steps,
+                "seed": seed,
+                "seconds": seconds,
+                "open_share": [] if alphas is None else (1 - alphas.mean((1, 2, 3))).tolist(),
+                "key_frames": added,
+            },
+        )
+
+
+def _motion(clip: Clip, trajectory: Trajectory) -> np.ndarray:
+    """Ego motion to each frame of the trajectory, the first from the clip's last instant."""
+    times = np.concatenate([clip.times[-1:, 0], np.asarray(trajectory.times)])
+    poses = np.concatenate([clip.world_from_ego[-1:], np.asarray(trajectory.world_from_ego)])
+    return ego_motion(times, poses)[1:]
+
+
+def _layout(cameras, tracks, lane_map, times) -> np.ndarray | None:
+    """Layout frames [V, 4, H, W, 3], or None where nothing is known of boxes and lanes."""
+    if tracks is None and lane_map is None:
+        return None
+    return np.stack(
+        [
+            np.stack(
+                [draw_layout(_one(c, t), tracks, lane_map, float(times[t])) for t in range(CHUNK)]
+            )
+            for c in cameras
+        ]
+    )
+
+
+def _prior(scene: Scene, cameras: tuple[Camera, ...], times) -> tuple[np.ndarray, np.ndarray]:
+    """Prior pictures [V, 4, H, W, 3] and their alpha [V, 4, H, W]."""
+    when = (times - scene.start).astype(np.float32)
+    drawn = [render_prior(scene, camera, when) for camera in cameras]
+    return np.stack([p.rgb for p in drawn]), np.stack([p.alpha for p in drawn])
+
+
+def _one(camera: Camera, t: int) -> Camera:
+    return jax.tree.map(lambda x: x[t], camera)
+
+
+def _known_style(gen: WorldGen, style: Mapping[str, str] | None) -> dict[str, str] | None:
+    """The style properties for which the generator has a vocabulary."""
+    names = {name for name, _ in gen.config.styles}
+    return {k: v for k, v in (style or {}).items() if k in names} or None
+
+
+def _bytes(pictures: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(pictures, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def _frames_first(chunks: list[np.ndarray]) -> np.ndarray:
+    """[V, 4, ...] chunks to [F, V, ...]."""
+    return np.concatenate([np.asarray(c).swapaxes(0, 1) for c in chunks])
