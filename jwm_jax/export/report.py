@@ -105,8 +105,7 @@ class Report:
 
     def figures(self, pictures: Sequence[tuple[np.ndarray, str]]) -> "Report":
         """Pictures with captions, side by side where there is room."""
-        cells = "".join(_figure(_image(p, caption), caption) for p, caption in pictures)
-        return self._add(f'<div class="pictures">{cells}</div>')
+        return self._add(_grid([_figure(_image(p, c), c) for p, c in pictures]))
 
     def videos(self, videos: Sequence[tuple[np.ndarray, str]], rate: int | float) -> "Report":
         """Videos with captions, side by side where there is room; they play in a loop.
@@ -115,8 +114,7 @@ class Report:
             videos: Frames [F, h, w, 3], uint8 or in [0, 1], and a caption each.
             rate: Frames a second.
         """
-        cells = "".join(_figure(_video(frames, rate, c), c) for frames, c in videos)
-        return self._add(f'<div class="pictures">{cells}</div>')
+        return self._add(_grid([_figure(_video(frames, rate, c), c) for frames, c in videos]))
 
     def strip(
         self,
@@ -155,9 +153,9 @@ class Report:
         caption: str = "",
         log_y: bool = False,
     ) -> "Report":
-        """A line chart."""
+        """A line chart; two in a row stand side by side where there is room."""
         drawing = line_chart(series, x_label, y_label, log_y=log_y, title=caption)
-        return self._add(_figure(drawing, caption))
+        return self._add(_figure(drawing, caption, kind="plot"))
 
     def timings(self, seconds: Mapping[str, int | float]) -> "Report":
         """How long each step took, as bars."""
@@ -229,9 +227,15 @@ class Report:
         return self
 
 
-def _figure(content: str, caption: str) -> str:
+def _figure(content: str, caption: str, kind: str = "picture") -> str:
     words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{content}{words}</figure>"
+    return f'<figure class="{kind}">{content}{words}</figure>'
+
+
+def _grid(cells: list[str]) -> str:
+    """Cells in two columns if that leaves no gap, else in as many as there is room for."""
+    pairs = " pairs" if len(cells) in (2, 4) else ""
+    return f'<div class="pictures{pairs}">{"".join(cells)}</div>'
 
 
 def _image(picture: np.ndarray, text: str) -> str:
@@ -243,7 +247,7 @@ def _video(frames: np.ndarray, rate: int | float, text: str) -> str:
     source = _data(content, MEDIA_TYPES[suffix])
     if suffix == ".mp4":
         return (
-            f'<video autoplay muted loop playsinline controls aria-label="{escape(text)}" '
+            f'<video autoplay muted loop playsinline aria-label="{escape(text)}" '
             f'src="{source}"></video>'
         )
     return f'<img alt="{escape(text)}" src="{source}">'

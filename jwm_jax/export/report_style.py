@@ -38,6 +38,7 @@ h2 { font-size: 20px; line-height: 1.3; margin: 0 0 4px; }
 .grid { stroke: var(--line); }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr));
   gap: 16px; margin-top: 14px; }
+.pictures.pairs { grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
 figure { margin: 14px 0 0; }
 .pictures figure { margin: 0; }
 figure img, figure video { display: block; width: 100%; height: auto; border-radius: 8px;
@@ -57,9 +58,9 @@ table.strip th, table.strip td { border: 0; padding: 3px; text-align: center; co
 table.strip th[scope=row] { text-align: right; padding-right: 10px; white-space: nowrap;
   vertical-align: middle; }
 table.strip img { display: block; width: 100%; border-radius: 4px; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr));
-  gap: 8px 24px; }
-svg.chart { display: block; width: 100%; max-width: 640px; height: auto; }
+figure.plot { display: inline-block; vertical-align: top; width: calc(50% - 14px);
+  margin-right: 12px; }
+svg.chart { display: block; width: 100%; height: auto; }
 .chart text { fill: var(--soft); font-size: 12px; }
 .chart text.name { font-size: 12.5px; }
 .axis { stroke: var(--soft); stroke-width: 1; }
@@ -77,6 +78,7 @@ svg.bar rect { fill: var(--accent); }
 pre { background: var(--code); border-radius: 8px; padding: 12px 16px; overflow-x: auto;
   font: 13.5px/1.6 ui-monospace, "SF Mono", Menlo, Consolas, monospace; margin: 12px 0 0; }
 footer { color: var(--soft); font-size: 13px; padding: 4px 2px; }
+@media (max-width: 760px) { figure.plot { width: 100%; margin-right: 0; } }
 @media (max-width: 600px) { main { padding: 20px 12px 40px; } .section { padding: 16px 14px 18px; }
   h1 { font-size: 24px; } .number .value { font-size: 24px; }
   .numbers { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); } }
