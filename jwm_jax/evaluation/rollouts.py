@@ -1,9 +1,9 @@
 """Protocol `streets-rollout-v1`: a generated future against the procedural ground truth.
 
 Streets of seeds that no training has seen, front view, 96x160 at 10 Hz. The model sees the first
-instant, the ego poses and boxes of the next 2.4 s and the lane map; PSNR is taken against the picture
-that the ray-caster draws for the same pose and time, at 0.4, 1 and 2 s (frames 4, 10 and 20), and
-averaged over clips. Rows:
+instant, the ego poses and boxes of the next 2.4 s and the lane map; PSNR is taken against the
+picture that the ray-caster draws for the same pose and time, at 0.4, 1 and 2 s (frames 4, 10 and
+20), and averaged over clips. Rows:
 
 - `copy`: the first frame, held;
 - `warp`: the first frame's prior alone (holes filled with the first frame);
@@ -84,9 +84,7 @@ def rollout_rows(
     """The futures that are compared: row to float pictures [F, H, W, 3] of the first view."""
     start, future = clip.select([0]), future_of(clip)
     plain = world.rollout(start, future, seed=seed, steps=steps, use_prior=False)
-    joint = world.rollout(
-        start, future, seed=seed, steps=steps, key_frame_every=key_frame_every
-    )
+    joint = world.rollout(start, future, seed=seed, steps=steps, key_frame_every=key_frame_every)
     truth = clip.view(0).astype(np.float32) / 255.0
     coded = np.asarray(world.gen.codec.decode(world.gen.codec.encode(truth[None])))[0, 1:]
     held = np.broadcast_to(truth[:1], truth[1:].shape)

@@ -1,0 +1,183 @@
+"""What `jwm demo` computes: a scene seen from new places, and a future with and without it."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import numpy as np
+
+from jwm_jax.evaluation.images import psnr
+from jwm_jax.evaluation.rollouts import future_of, warped
+from jwm_jax.joint import JointWorldModel, Rollout
+from jwm_jax.scene import Camera, Clip, Intrinsics, Scene, tiny_size
+from jwm_jax.worldrec import WorldRec
+
+CONTEXT_EVERY = 4
+LANE_SHIFTS = (2.0, -2.0)
+"""Metres to the left of where the drive was."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A reconstruction and pictures of it; videos are [F, H, W, 3] float in [0, 1].
+
+    Attributes:
+        scene: The reconstruction from every fourth instant.
+        truth: The drive's front view.
+        rendered: The scene at the drive's own poses.
+        depth: Of the same, metres [F, H, W].
+        shifted: Video by lateral shift in metres.
+        shifted_truth: What a camera there would have seen, where that is known.
+        frozen: The first camera standing still while time plays.
+        psnr: dB of each rendered frame.
+        held_out: Which frames WorldRec did not see.
+        seconds: Of the reconstruction, the second time it ran.
+    """
+
+    scene: Scene
+    truth: np.ndarray
+    rendered: np.ndarray
+    depth: np.ndarray
+    shifted: dict[float, np.ndarray]
+    shifted_truth: dict[float, np.ndarray]
+    frozen: np.ndarray
+    psnr: np.ndarray
+    held_out: np.ndarray
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Future:
+    """A generated future of the front view and what it is measured against.
+
+    Attributes:
+        rows: Video [F, H, W, 3] float by name; "truth" is what came.
+        psnr: dB of each frame by name.
+        layout: What the generator was told, or None.
+        joint: The rollout with the prior.
+        plain: The one without.
+        chunk_seconds: Median time to generate 0.4 s, after compilation.
+    """
+
+    rows: dict[str, np.ndarray]
+    psnr: dict[str, np.ndarray]
+    layout: np.ndarray | None
+    joint: Rollout
+    plain: Rollout
+    chunk_seconds: float
+
+
+def show_reconstruction(rec: WorldRec, clip: Clip, front: int, spec: str) -> Seen:
+    """Reconstruct a clip from every fourth instant and look at the scene from old and new places.
+
+    Args:
+        rec: The model.
+        clip: The drive.
+        front: The view to show.
+        spec: Where the clip came from; procedural streets know what other places look like.
+    """
+    import time
+
+    clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
+    context = np.arange(0, clip.num_frames, CONTEXT_EVERY)
+    source = depth_source_of(clip)
+    scene = jax.block_until_ready(rec(clip.select(context), source))
+    start = time.perf_counter()
+    jax.block_until_ready(rec(clip.select(context), source))
+    seconds = time.perf_counter() - start
+
+    lens = clip.cameras[front]
+    poses = clip.world_from_camera[:, front]
+    times = (clip.times[:, front] - scene.start).astype(np.float32)
+    draw = partial(_video, scene, lens)
+    rendered, depth = draw(poses, times)
+    shifted, shifted_truth = {}, {}
+    for left in LANE_SHIFTS:
+        moved = Camera(_repeated(lens, len(poses)), poses).translated(-left)
+        shifted[left], _ = draw(moved.world_from_camera, times)
+        known = street_pictures(spec, lens, moved.world_from_camera, clip.times[:, front])
+        if known is not None:
+            shifted_truth[left] = known
+    frozen, _ = draw(np.broadcast_to(poses[:1], poses.shape), times)
+    truth = clip.view(front).astype(np.float32) / 255.0
+    quality = np.array([float(psnr(a, b)) for a, b in zip(rendered, truth, strict=True)])
+    return Seen(
+        scene=scene,
+        truth=truth,
+        rendered=rendered,
+        depth=depth,
+        shifted=shifted,
+        shifted_truth=shifted_truth,
+        frozen=frozen,
+        psnr=quality,
+        held_out=np.arange(clip.num_frames) % CONTEXT_EVERY != 0,
+        seconds=seconds,
+    )
+
+
+def show_future(world: JointWorldModel, clip: Clip, steps: int, seed: int) -> Future:
+    """Generate what follows the first instant, with that instant's scene and without."""
+    clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
+    start, trajectory = clip.select([0]), future_of(clip)
+    plain = world.rollout(start, trajectory, seed=seed, steps=steps, use_prior=False)
+    joint = world.rollout(start, trajectory, seed=seed, steps=steps)
+    count = len(joint.frames)
+    truth = clip.view(0)[: count + 1].astype(np.float32) / 255.0
+    codec = world.gen.codec
+    rows = {
+        "truth": truth[1:],
+        "with the scene": joint.frames[:, 0] / np.float32(255),
+        "without": plain.frames[:, 0] / np.float32(255),
+        "scene alone": warped(joint, truth[0]),
+        "first frame": np.broadcast_to(truth[:1], truth[1:].shape),
+        "codec": np.asarray(codec.decode(codec.encode(truth[None])))[0, 1:],
+    }
+    quality = {
+        name: np.array([float(psnr(a, b)) for a, b in zip(video, truth[1:], strict=True)])
+        for name, video in rows.items()
+        if name != "truth"
+    }
+    warm = joint.metrics["seconds"]["generate"][1:] or joint.metrics["seconds"]["generate"]
+    return Future(
+        rows=rows,
+        psnr=quality,
+        layout=None if joint.layout is None else joint.layout[:, 0],
+        joint=joint,
+        plain=plain,
+        chunk_seconds=float(np.median(warm)),
+    )
+
+
+def depth_source_of(clip: Clip):
+    """Lidar where the drive has it; otherwise the network's own depth."""
+    from jwm_jax.worldrec import LidarDepth
+
+    return LidarDepth() if clip.lidar is not None else None
+
+
+def street_pictures(spec: str, lens: Intrinsics, poses, times) -> np.ndarray | None:
+    """What a camera at other poses of a procedural street would see; None for other drives."""
+    if not spec.startswith("procedural:"):
+        return None
+    from jwm_jax.data.streets import make_street, parse_spec, render_views
+
+    parsed = parse_spec(spec)
+    street = make_street(parsed["seed"], parsed["rung"])
+    cameras = [Camera(lens, pose) for pose in poses]
+    return render_views(street, cameras, np.asarray(times)).rgb / np.float32(255)
+
+
+def _video(scene: Scene, lens: Intrinsics, poses, times) -> tuple[np.ndarray, np.ndarray]:
+    camera = Camera(_repeated(lens, len(poses)), np.asarray(poses))
+    picture = _draw(scene, camera.K, camera.world_from_camera, times, (lens.height, lens.width))
+    return np.clip(np.asarray(picture.rgb), 0.0, 1.0), np.asarray(picture.depth)
+
+
+@partial(jax.jit, static_argnums=4)
+def _draw(scene: Scene, K, poses, times, size):
+    return scene.render(Camera(Intrinsics(K=K, height=size[0], width=size[1]), poses), times)
+
+
+def _repeated(lens: Intrinsics, count: int) -> Intrinsics:
+    return dataclasses.replace(lens, K=np.broadcast_to(np.asarray(lens.K), (count, 3, 3)))
