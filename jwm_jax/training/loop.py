@@ -31,7 +31,7 @@ from jwm_jax.distributed.sharding import gather_to_host, init_sharded, local_row
 from jwm_jax.errors import JwmError, UsageError
 from jwm_jax.training.config import ExperimentConfig, config_hash
 from jwm_jax.training.metrics import MetricsWriter, RunningMean
-from jwm_jax.training.optimizer import decay_mask
+from jwm_jax.training.optimizer import treatments
 from jwm_jax.training.progress import Progress, duration
 from jwm_jax.training.run_dir import RunLock, prepare
 from jwm_jax.training.sampling import Prefetch
@@ -127,16 +127,16 @@ def init_state(
         mesh: The mesh.
 
     Returns:
-        The state, its tree of shardings, and the mask of decayed parameters.
+        The state, its tree of shardings, and how each parameter is updated.
     """
     key = jax.random.key(config.seed)
-    mask = decay_mask(jax.eval_shape(task.init, key))
+    how = treatments(jax.eval_shape(task.init, key), task.trains)
 
     def init(key: Any) -> TrainState:
         return create_state(task.init(key), config.optimizer, key)
 
     state, shardings = init_sharded(init, key, mesh)
-    return state, shardings, mask
+    return state, shardings, how
 
 
 def abstract_state(config: ExperimentConfig, task: Task) -> TrainState:
@@ -223,7 +223,7 @@ class _Run:
     def start(self, lock: RunLock | None) -> None:
         """Make or restore the state."""
         self.lock = lock
-        state, self.shardings, mask = init_state(self.config, self.task, self.mesh)
+        state, self.shardings, how = init_state(self.config, self.task, self.mesh)
         num_bytes = sum(x.nbytes for x in jax.tree.leaves(_items(state)))
         count = sum(x.size for x in jax.tree.leaves(state.params))
         axes = ", ".join(f"{name} {size}" for name, size in self.mesh.shape.items() if size > 1)
@@ -249,7 +249,7 @@ class _Run:
         replicated = NamedSharding(self.mesh, PartitionSpec())
         self.constants = None if constants is None else jax.device_put(constants, replicated)
         self.jitted = jax.jit(
-            partial(train_step, self.config, self.task, mask),
+            partial(train_step, self.config, self.task, how),
             out_shardings=(self.shardings, replicated),
             donate_argnums=0,
         )
@@ -269,6 +269,7 @@ class _Run:
         values = {name: float(x) for name, x in jax.device_get(self.pending).items()}
         self.pending = None
         skipped = values.pop("skipped")
+        values = {"loss": values.pop("loss"), **values}
         self.means.add(values)
         if skipped >= self.config.max_skipped:
             self.writer.write(self.step, "abort", {"skipped_in_a_row": int(skipped)})

@@ -10,6 +10,7 @@ skipped step moves neither the moments nor the bias correction. AdamW: Loshchilo
 arXiv 1711.05101.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ import optax
 
 from jwm_jax.distributed.sharding import is_box
 from jwm_jax.errors import UsageError
+from jwm_jax.training.muon import scale_by_muon_and_adam
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class OptimizerConfig:
         eps: Added to the root of the second moment.
         clip: Largest global norm of the gradient; 0 switches clipping off.
         ema_decay: Decay of the weight average; 0 switches the average off.
+        muon: Orthogonalise the updates of convolution kernels (4-d arrays), see `muon`.
     """
 
     learning_rate: float = 3e-4
@@ -46,6 +49,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     clip: float = 1.0
     ema_decay: float = 0.999
+    muon: bool = False
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -77,27 +81,44 @@ def learning_rate(config: OptimizerConfig, step: Any, total_steps: int) -> jax.A
     )
 
 
-def decay_mask(boxed: Any) -> Any:
-    """Which parameters are decayed: those with two or more dimensions besides stacked layers.
+@dataclass(frozen=True)
+class Treatment:
+    """What an update does to one parameter.
+
+    Attributes:
+        trained: False leaves it as it is.
+        decayed: Whether weight decay applies.
+    """
+
+    trained: bool
+    decayed: bool
+
+
+def treatments(boxed: Any, trains: Callable[[str], bool] = lambda name: True) -> Any:
+    """How each parameter is updated; decayed are those with two dimensions besides stacked layers.
 
     Args:
         boxed: Parameters in their boxes (arrays or shapes).
+        trains: Dotted name -> whether that parameter is trained.
 
     Returns:
-        Tree of bool with the structure of the unboxed parameters.
+        Tree of `Treatment` with the structure of the unboxed parameters.
     """
 
-    def one(leaf: Any) -> bool:
-        if not is_box(leaf):
-            return leaf.ndim >= 2
-        return sum(name != "layers" for name in leaf.names) >= 2
+    def one(path: Any, leaf: Any) -> Treatment:
+        names = leaf.names if is_box(leaf) else ("",) * leaf.ndim
+        return Treatment(
+            trained=trains(jax.tree_util.keystr(path, simple=True, separator=".")),
+            decayed=sum(name != "layers" for name in names) >= 2,
+        )
 
-    return jax.tree.map(one, boxed, is_leaf=is_box)
+    return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=is_box)
 
 
 def _chain(config: OptimizerConfig) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    return optax.chain(clip, optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+    scale = scale_by_muon_and_adam if config.muon else optax.scale_by_adam
+    return optax.chain(clip, scale(b1=config.b1, b2=config.b2, eps=config.eps))
 
 
 def init_optimizer(config: OptimizerConfig, params: Any) -> Any:
@@ -106,7 +127,7 @@ def init_optimizer(config: OptimizerConfig, params: Any) -> Any:
 
 
 def apply_gradients(
-    config: OptimizerConfig, grads: Any, opt_state: Any, params: Any, mask: Any, lr: Any
+    config: OptimizerConfig, grads: Any, opt_state: Any, params: Any, how: Any, lr: Any
 ) -> tuple[Any, Any]:
     """One AdamW update.
 
@@ -115,19 +136,22 @@ def apply_gradients(
         grads: Gradients, float32.
         opt_state: Moments.
         params: Parameters.
-        mask: Tree of bool from `decay_mask`.
+        how: Tree from `treatments`.
         lr: Learning rate, a scalar.
 
     Returns:
         New parameters and moments.
     """
+    grads = jax.tree.map(lambda g, t: g if t.trained else jnp.zeros_like(g), grads, how)
     updates, opt_state = _chain(config).update(grads, opt_state, params)
 
-    def one(p: Any, u: Any, decayed: bool) -> Any:
-        direction = u + config.weight_decay * p if decayed else u
+    def one(p: Any, u: Any, treatment: Treatment) -> Any:
+        if not treatment.trained:
+            return p
+        direction = u + config.weight_decay * p if treatment.decayed else u
         return (p - lr * direction).astype(p.dtype)
 
-    return jax.tree.map(one, params, updates, mask), opt_state
+    return jax.tree.map(one, params, updates, how), opt_state
 
 
 def update_ema(config: OptimizerConfig, ema: Any, params: Any, step: Any) -> Any:

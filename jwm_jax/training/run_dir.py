@@ -17,10 +17,10 @@ CONTENTS = ("config.json", "metrics.jsonl", "lock.json", "checkpoints", "model")
 
 
 def numbered_dir(name: str, root: Path = Path("runs")) -> Path:
-    """The next free folder `runs/<name>-001`, `-002`, ...; not made yet."""
+    """The next free folder `runs/<name>-0001`, `-0002`, ...; not made yet."""
     taken = [path.name.removeprefix(f"{name}-") for path in root.glob(f"{name}-*")]
     number = max((int(text) for text in taken if text.isdigit()), default=0) + 1
-    return root / f"{name}-{number:03d}"
+    return root / f"{name}-{number:04d}"
 
 
 def newest_dir(name: str, root: Path = Path("runs")) -> Path:
@@ -31,8 +31,8 @@ def newest_dir(name: str, root: Path = Path("runs")) -> Path:
     """
     number = int(numbered_dir(name, root).name.rpartition("-")[2]) - 1
     if number < 1:
-        raise UsageError(f"--resume found no run {root / name}-NNN; give its folder with --out.")
-    return root / f"{name}-{number:03d}"
+        raise UsageError(f"--resume found no run {root / name}-NNNN; give its folder with --out.")
+    return root / f"{name}-{number:04d}"
 
 
 def prepare(out: Path, config: ExperimentConfig, *, resume: bool, overwrite: bool) -> bool:

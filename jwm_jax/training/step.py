@@ -71,14 +71,14 @@ def loss_and_gradients(
 
 
 def train_step(
-    config: ExperimentConfig, task: Task, mask: Any, state: TrainState, batch: Any, constants: Any
+    config: ExperimentConfig, task: Task, how: Any, state: TrainState, batch: Any, constants: Any
 ) -> tuple[TrainState, dict[str, Any]]:
     """One step; pure, to be jitted with the state donated.
 
     Args:
         config: The experiment.
         task: The paradigm.
-        mask: Which parameters are decayed.
+        how: How each parameter is updated, from `treatments`.
         state: State before.
         batch: The global batch.
         constants: What `task.constants()` gave.
@@ -94,7 +94,7 @@ def train_step(
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     lr = learning_rate(config.optimizer, state.step, config.steps)
     params, opt_state = apply_gradients(
-        config.optimizer, grads, state.opt_state, state.params, mask, lr
+        config.optimizer, grads, state.opt_state, state.params, how, lr
     )
     ema = update_ema(config.optimizer, state.ema, params, state.step)
     new = (params, opt_state, ema)

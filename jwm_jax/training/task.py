@@ -64,6 +64,14 @@ class Task:
         """
         return None
 
+    def trains(self, name: str) -> bool:
+        """Whether a parameter (dotted name) is trained; others keep their values, undecayed."""
+        return True
+
+    def next_commands(self, model: str) -> tuple[str, ...]:
+        """Commands to suggest after training, given the folder of the exported model."""
+        return ()
+
     def warm_start(self, params: Any) -> Any:
         """Replace freshly initialised parameters at step 0, for example by another run's weights.
 

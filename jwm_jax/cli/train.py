@@ -1,0 +1,145 @@
+"""`jwm train`."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jwm_jax.cli.options import Writing
+from jwm_jax.cli.output import RUNS, say_next
+from jwm_jax.errors import UsageError
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """Sizes of the mesh axes; those of the config by default, -1 takes the remaining devices."""
+
+    data: int | None = None
+    """Replicas of the model; the batch is split over them."""
+    fsdp: int | None = None
+    """Shards of the parameters; the batch is split over them too."""
+    context: int | None = None
+    """Shards of tokens, queries and Gaussians."""
+    tensor: int | None = None
+    """Shards of heads and hidden units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Writing):
+    """Train a model from a config of configs/ or a Python file.
+
+    The same command with the same --out continues a run that was stopped. Leaves with exit code 75
+    when a signal stopped it after it was saved.
+
+    Example: jwm train codec-tiny --minutes 10 --devices 2 --out runs/codec
+    """
+
+    config: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME|FILE")] = ""
+    """Name of a config, or path of a .py file with config(); without it, the names are listed."""
+    resume: bool = False
+    """Insist on continuing: the run in --out, or the newest one of this config under runs/."""
+    steps: int | None = None
+    """Optimiser steps of the whole run."""
+    minutes: float | None = None
+    """Stop cleanly after this many minutes; the same command goes on from there."""
+    seed: int | None = None
+    """Seed of initialisation, data order and noise."""
+    batch_size: int | None = None
+    """Examples of a global batch."""
+    mesh: MeshOptions = field(default_factory=MeshOptions)
+    devices: int | None = None
+    """Split the CPU into this many devices; 2 keep two cores busy where 1 keeps one."""
+    processes: int | None = None
+    """Fail unless the job has this many processes."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE")] = ()
+    """Change any field of the config, such as optimizer.learning_rate=1e-3."""
+    print_config: bool = False
+    """Print the config as JSON and stop."""
+    dry_run: bool = False
+    """Print the parameters, their layout and the memory on each device, and stop."""
+
+
+def run(options: Options) -> int:
+    """Run `jwm train`.
+
+    Args:
+        options: The flags.
+
+    Returns:
+        0, or 75 when a signal stopped the run after it was saved.
+
+    Raises:
+        UsageError: For an unknown config or field, or a folder that holds something else.
+    """
+    from jwm_jax.distributed import HostConfig, initialize, make_mesh, use_cpu_devices
+    from jwm_jax.training.config import find_config, list_configs, override, to_json
+
+    if not options.config:
+        print("configs:", *(f"  {name}" for name in list_configs()), sep="\n")
+        return 0
+    config, record = find_config(options.config)
+    config = override(config, _changes(options))
+    if options.print_config:
+        print(to_json(config), end="")
+        return 0
+    if options.devices is not None:
+        use_cpu_devices(options.devices)
+    where = initialize(HostConfig(expected_processes=options.processes))
+    if record:
+        print(record.splitlines()[0])
+    print(where, flush=True)
+    if options.dry_run:
+        from jwm_jax.training.preview import preview
+
+        print("\n".join(preview(config, config.task(), make_mesh(config.mesh))))
+        return 0
+    out = _folder(options, config.name)
+    from jwm_jax.training.loop import fit
+
+    task = config.task()
+    result = fit(config, task, out, resume=options.resume, overwrite=options.overwrite)
+    _say_next(options, config, task, out, result)
+    return result.exit_code
+
+
+def _changes(options: Options) -> dict[str, Any]:
+    flags = {
+        "steps": options.steps,
+        "max_minutes": options.minutes,
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        **{f"mesh.{axis}": getattr(options.mesh, axis) for axis in MeshOptions.__annotations__},
+    }
+    changes = {name: value for name, value in flags.items() if value is not None}
+    for text in options.set:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise UsageError(f"--set takes FIELD=VALUE, got {text!r}.")
+        try:
+            changes[name] = json.loads(value)
+        except ValueError:
+            changes[name] = value
+    return changes
+
+
+def _folder(options: Options, name: str) -> Path:
+    from jwm_jax.training.run_dir import newest_dir, numbered_dir
+
+    if options.out is not None:
+        return options.out
+    return newest_dir(name, RUNS) if options.resume else numbered_dir(name, RUNS)
+
+
+def _say_next(options: Options, config: Any, task: Any, out: Path, result: Any) -> None:
+    import jax
+
+    if jax.process_index():
+        return
+    again = f"jwm train {options.config} --out {out}"
+    if result.status != "finished":
+        say_next(f"{again}    # the same flags as before; goes on from step {result.step}")
+        return
+    print(f"metrics: {out / 'metrics.jsonl'}; model: {out / 'model'}")
+    say_next(*(task.next_commands(str(out / "model")) or (f"{again} --steps {2 * config.steps}",)))
