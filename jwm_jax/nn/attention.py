@@ -21,7 +21,7 @@ def attention(
         queries: [batch, queries, heads, head_dim].
         keys: [batch, keys, heads, head_dim].
         values: as the keys.
-        visible: True where a query may see a key, the same for the whole batch; None means everywhere.
+        visible: True where a query may see a key, the same for the whole batch; None: everywhere.
 
     Returns:
         As the queries.

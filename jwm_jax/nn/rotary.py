@@ -2,11 +2,12 @@
 
 The channels of a head form d/2 pairs (channel i with channel i + d/2). Pair j turns by the angle
 p_j w_j, where p_j is the token's frame, row or column and w_j falls geometrically from 1 towards
-1/10000 within each of the three groups of pairs. The product of a rotated query and a rotated key then
-depends only on the difference of their positions, so keys can be stored unrotated and rotated when
-read, at positions counted from the start of whatever window they are read in.
+1/10000 within each of the three groups of pairs. The product of a rotated query and a rotated key
+then depends only on the difference of their positions, so keys can be stored unrotated and rotated
+when read, at positions counted from the start of whatever window they are read in.
 
-The split of the pairs is Wan 2.1's: of c pairs, floor(c / 3) each go to rows and to columns, the rest to frames.
+The split of the pairs is Wan 2.1's: of c pairs, floor(c / 3) each go to rows and to columns, the
+rest to frames.
 """
 
 import jax

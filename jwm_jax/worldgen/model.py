@@ -1,0 +1,318 @@
+"""WorldGen as its users see it: a network, a codec, and sessions that generate chunk by chunk."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Num
+
+from jwm_jax.checkpoint.dataclass_json import from_dict
+from jwm_jax.checkpoint.model_dir import check_params, load_model, resolve_model, save_model
+from jwm_jax.errors import UsageError
+from jwm_jax.scene.cameras import Camera, Rig
+from jwm_jax.scene.pytree import Array
+from jwm_jax.worldgen.codec import VideoCodec
+from jwm_jax.worldgen.conditions import RAY_CHANNELS, Conditions, camera_rays, style_codes
+from jwm_jax.worldgen.config import SIZES, WorldGenConfig, size_name
+from jwm_jax.worldgen.forward import abstract_params, init_params
+from jwm_jax.worldgen.session import Session, start_session, step_session
+
+
+@dataclass(frozen=True)
+class WorldGen:
+    """The generator with its weights and its codec.
+
+    Attributes:
+        config: shape of the network.
+        params: parameters, a nested dict of float32 arrays.
+        codec: the video codec whose latents it generates.
+        dtype: compute type; float32 on a CPU, bfloat16 elsewhere, if not given.
+    """
+
+    config: WorldGenConfig
+    params: Any
+    codec: VideoCodec
+    dtype: Any = None
+
+    @classmethod
+    def from_pretrained(cls, name_or_dir: str | Path = "tiny") -> "WorldGen":
+        """Loads shipped weights by size name, or a model directory, with its codec.
+
+        The codec is the model directory's own folder ``codec`` if it has one, else the codec named
+        in its config.
+
+        Raises:
+            UsageError: there is no such model.
+            DataError: a file is missing or broken, or belongs to another kind or size of model.
+        """
+        folder = resolve_model(name_or_dir, "worldgen")
+        values, params = load_model(name_or_dir, "worldgen")
+        config = from_dict(WorldGenConfig, values, f"{folder / 'config.json'}: config")
+        check_params(params, abstract_params(config), str(folder / "params.safetensors"))
+        own = folder / "codec"
+        codec = VideoCodec.from_pretrained(own if own.is_dir() else config.codec)
+        return cls(config, jax.tree.map(jnp.asarray, params), codec)
+
+    @classmethod
+    def from_scratch(
+        cls, size: str | WorldGenConfig, codec: VideoCodec, seed: int = 0
+    ) -> "WorldGen":
+        """A model with random weights.
+
+        Args:
+            size: name of a size, or a configuration.
+            codec: its latents must have the configuration's channels.
+            seed: of the weights.
+
+        Raises:
+            UsageError: an unknown size, or a codec with other latent channels.
+        """
+        if isinstance(size, str) and size not in SIZES:
+            raise UsageError(f"no WorldGen size {size!r}; there are {', '.join(SIZES)}.")
+        config = SIZES[size] if isinstance(size, str) else size
+        if codec.config.latent_channels != config.latent_channels:
+            raise UsageError(
+                f"this codec has {codec.config.latent_channels} latent channels, but the generator "
+                f"wants {config.latent_channels}; use the codec it was made for."
+            )
+        return cls(config, nn.unbox(init_params(config, jax.random.key(seed))), codec)
+
+    def save_pretrained(
+        self, directory: str | Path, *, card: str, with_codec: bool = True, half: bool = True
+    ) -> Path:
+        """Writes config.json, params.safetensors and card.md, and the codec in a folder ``codec``.
+
+        Args:
+            directory: folder of the model, made if absent.
+            card: text of card.md: data, command, time and scores.
+            with_codec: False leaves the codec to the name in the config.
+            half: store float16.
+        """
+        folder = save_model(
+            directory, "worldgen", size_name(self.config), self.config, self.params, card, half=half
+        )
+        if with_codec:
+            self.codec.save_pretrained(folder / "codec", card="The codec of this generator.")
+        return folder
+
+    def start(
+        self,
+        first_frames: Num[Array, "*b height width 3"],
+        cameras: Rig | Sequence[Camera] | None = None,
+        seed: int = 0,
+        conditions: Conditions | None = None,
+    ) -> Session:
+        """Starts a session from the frames everything follows.
+
+        Args:
+            first_frames: [H, W, 3], [V, H, W, 3] or [B, V, H, W, 3]; uint8, or floats in [0, 1]; H
+                and W multiples of 16.
+            cameras: a rig, or one camera a view with its pose in the ego frame; None if not known.
+            seed: of everything random in this session.
+            conditions: of the first frame, if known: one layout frame [.., 1, H, W, 3], style.
+
+        Returns:
+            The session; a copy of it is a fork.
+
+        Raises:
+            ValueError: a size that does not divide into patches, or another number of cameras than
+                views.
+        """
+        leading = first_frames.ndim - 3
+        if leading not in (0, 1, 2):
+            raise ValueError(
+                "first_frames must be [H, W, 3], [V, H, W, 3] or [B, V, H, W, 3], but its shape is "
+                f"{tuple(first_frames.shape)}."
+            )
+        unit = 8 * self.config.patch
+        height, width = first_frames.shape[-3:-1]
+        if height % unit or width % unit:
+            raise ValueError(
+                f"first_frames are {height} x {width} pixels; height and width must be "
+                f"multiples of {unit}: resize or crop them."
+            )
+        first = _with_axes(_unit_range(first_frames), 2 - leading)
+        batch, views = first.shape[:2]
+        grid = (height // 8, width // 8)
+        if cameras is None:
+            rays = np.zeros((views, *grid, RAY_CHANNELS), np.float32)
+        else:
+            rays = camera_rays(cameras, *grid)
+        if rays.shape[0] != views:
+            raise ValueError(f"there are {rays.shape[0]} cameras for {views} views.")
+        rays = jnp.broadcast_to(jnp.asarray(rays), (batch, *rays.shape))
+        given = self._prepare(conditions or Conditions(), leading, batch)
+        return _start(
+            self.config,
+            self._codec_shape(),
+            self.params,
+            self.codec.params,
+            first,
+            rays,
+            jax.random.key(seed),
+            given,
+            leading=leading,
+            dtype=self._dtype(),
+        )
+
+    def step(
+        self,
+        session: Session,
+        conditions: Conditions | None = None,
+        steps: int = 4,
+        cfg_scale: float = 1.0,
+    ) -> tuple[Float[jax.Array, "*b 4 height width 3"], Session]:
+        """Generates the next chunk of four frames.
+
+        Args:
+            session: from `start` or the previous step; it stays usable.
+            conditions: of this chunk only, with the axes before (4, H, W, 3) that `start` was
+                given.
+            steps: denoising steps.
+            cfg_scale: guidance uncond + s (cond - uncond) on the style.
+
+        Returns:
+            RGB in [0, 1], [.., 4, H, W, 3] with the leading axes of the first frames, and the
+            session after the chunk.
+
+        Raises:
+            ValueError: conditions of another size than the session's, naming the field.
+        """
+        batch = session.latent.shape[0]
+        given = self._prepare(conditions or Conditions(), session.leading, batch)
+        _check_shapes(given, session)
+        frames, session = _step(
+            self.config,
+            self._codec_shape(),
+            self.params,
+            self.codec.params,
+            session,
+            given,
+            steps=steps,
+            cfg_scale=float(cfg_scale),
+            dtype=self._dtype(),
+        )
+        return frames.reshape(frames.shape[2 - session.leading :]), session
+
+    def stream(
+        self,
+        first_frames: Num[Array, "*b height width 3"],
+        cameras: Rig | Sequence[Camera] | None,
+        conditions_per_chunk: Iterable[Conditions],
+        steps: int = 4,
+        seed: int = 0,
+        cfg_scale: float = 1.0,
+    ) -> Iterator[Float[jax.Array, "*b 4 height width 3"]]:
+        """Yields chunk after chunk of frames: a loop over `step`.
+
+        Args:
+            first_frames: as for `start`.
+            cameras: as for `start`.
+            conditions_per_chunk: one entry a chunk; it may be an endless iterator.
+            steps: denoising steps.
+            seed: of everything random.
+            cfg_scale: as for `step`.
+        """
+        session = self.start(first_frames, cameras, seed)
+        for conditions in conditions_per_chunk:
+            frames, session = self.step(session, conditions, steps, cfg_scale)
+            yield frames
+
+    def _dtype(self) -> Any:
+        default = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+        return self.dtype or default
+
+    def _codec_shape(self) -> Any:
+        return _CodecShape(type(self.codec), self.codec.config, self.codec.dtype)
+
+    def _prepare(self, conditions: Conditions, leading: int, batch: int) -> Conditions:
+        """Adds batch and view axes, and turns pictures into floats and names into codes."""
+        style = conditions.style
+        if isinstance(style, Mapping):
+            style = style_codes(self.config, style)
+        pictures = {
+            name: None if value is None else _with_axes(_unit_range(value), 2 - leading)
+            for name, value in (
+                ("layout", conditions.layout),
+                ("prior", conditions.prior),
+                ("prior_alpha", conditions.prior_alpha),
+            )
+        }
+        numbers = {
+            name: None if value is None else _with_batch(value, ndim, batch)
+            for name, value, ndim in (
+                ("ego_motion", conditions.ego_motion, 2),
+                ("style", style, 1),
+            )
+        }
+        return Conditions(**pictures, **numbers)
+
+
+@dataclass(frozen=True)
+class _CodecShape:
+    """What of a codec is static under jit; its weights are an argument."""
+
+    cls: type
+    config: Any
+    dtype: Any
+
+    def build(self, params: Any) -> Any:
+        return self.cls(self.config, params, self.dtype)
+
+
+@partial(jax.jit, static_argnums=(0, 1), static_argnames=("leading", "dtype"))
+def _start(config, codec, params, codec_params, first, rays, key, conditions, *, leading, dtype):
+    codec = codec.build(codec_params)
+    return start_session(
+        config, params, codec, first, rays, key, conditions, leading=leading, dtype=dtype
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1), static_argnames=("steps", "cfg_scale", "dtype"))
+def _step(config, codec, params, codec_params, session, conditions, *, steps, cfg_scale, dtype):
+    codec = codec.build(codec_params)
+    return step_session(config, params, codec, session, conditions, steps, cfg_scale, dtype=dtype)
+
+
+def _unit_range(values: Array) -> jax.Array:
+    if jnp.issubdtype(values.dtype, jnp.integer):
+        return jnp.asarray(values, jnp.float32) / 255.0
+    return jnp.asarray(values, jnp.float32)
+
+
+def _with_axes(values: jax.Array, count: int) -> jax.Array:
+    return values.reshape(*(1,) * count, *values.shape)
+
+
+def _with_batch(values: Array, ndim: int, batch: int) -> jax.Array:
+    dtype = jnp.int32 if jnp.issubdtype(values.dtype, jnp.integer) else jnp.float32
+    values = jnp.asarray(values, dtype)
+    if values.ndim == ndim:
+        values = jnp.broadcast_to(values, (batch, *values.shape))
+    return values
+
+
+def _check_shapes(conditions: Conditions, session: Session) -> None:
+    batch, views, height, width = session.frame.shape[:4]
+    expected = {
+        "layout": (batch, views, 4, height, width, 3),
+        "prior": (batch, views, 4, height, width, 3),
+        "prior_alpha": (batch, views, 4, height, width),
+        "ego_motion": (batch, 4, 4),
+    }
+    for name, shape in expected.items():
+        value = getattr(conditions, name)
+        if value is not None and tuple(value.shape) != shape:
+            drop = 2 - session.leading if name != "ego_motion" else int(session.leading < 2)
+            raise ValueError(
+                f"conditions.{name} must have shape {shape[drop:]} in this session, but it is "
+                f"{tuple(value.shape)[drop:]}."
+            )
+    if conditions.prior_alpha is not None and conditions.prior is None:
+        raise ValueError("conditions.prior_alpha was given without conditions.prior.")
