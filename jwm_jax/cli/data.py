@@ -1,8 +1,12 @@
 """`jwm data make` and `jwm data check`."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
-from jwm_jax.cli.options import ClipSpec, Writing
+import tyro
+
+from jwm_jax.cli.options import ClipSpec, Common, Writing
 from jwm_jax.cli.output import claim, say_next
 from jwm_jax.errors import DataError
 
@@ -20,6 +24,57 @@ class CheckOptions(Writing):
     """FORMAT:WHERE, such as kitti:PATH, nuscenes:PATH, folder:PATH or procedural:easy:0."""
     frames: int = 6
     """Most instants to draw, spread evenly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeOptions(Common):
+    """Build a data set of procedural streets: pictures, depth, boxes, lane map and lidar.
+
+    Seeds below 1,000,000 are streets to train on, others to test on. The same command with the same
+    --out continues one that was stopped.
+
+    Example: jwm data make --rung easy --clips 4 --frames 9 --out streets
+    """
+
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """A new folder; without it, the next numbered folder under runs/."""
+    rung: Literal["easy", "full"] = "easy"
+    """Flat colours and few actors, or everything."""
+    clips: int = 100
+    """How many."""
+    first_seed: int = 0
+    """Of the first clip; the others follow."""
+    frames: int = 25
+    """Instants a clip."""
+    rate: float = 10.0
+    """Instants a second."""
+    height: int = 96
+    """Rows of a picture."""
+    width: int = 160
+    """Columns of a picture."""
+    views: tuple[str, ...] = ("front_left", "front", "front_right")
+    """Cameras of the rig."""
+    image_format: Literal["jpeg", "png"] = "jpeg"
+    """JPEG of quality 95, or lossless."""
+    workers: int = 2
+    """Processes that render."""
+
+
+def make(options: MakeOptions) -> None:
+    """Run `jwm data make`."""
+    claimed = claim(options.out, "streets")
+    from jwm_jax.cli.progress import counting
+    from jwm_jax.data.streets.make import StreetsConfig, make_dataset
+
+    own = {"out", "verbose"}
+    fields = {k: v for k, v in vars(options).items() if k not in own}
+    config = StreetsConfig(**fields)
+    folder = claimed.create()
+    print(f"Making {options.clips} clips in {folder}", flush=True)
+    with counting("Rendering clips") as report:
+        make_dataset(folder, config, report)
+    print(f"{options.clips} clips of {options.frames} frames: {folder}")
+    say_next(f"jwm data check dataset:{folder}", f"jwm demo --clip dataset:{folder}")
 
 
 def check(options: CheckOptions) -> None:

@@ -32,7 +32,7 @@ READERS = {
     "kitti": Reader("jwm_jax.data.kitti", "load_kitti", "kitti:PATH"),
     "nuscenes": Reader("jwm_jax.data.nuscenes", "load_nuscenes", "nuscenes:PATH"),
     "folder": Reader("jwm_jax.data.folder", "load_folder", "folder:PATH"),
-    "dataset": Reader("jwm_jax.data.streets.dataset", "load_dataset_clip", "dataset:PATH"),
+    "dataset": Reader("jwm_jax.data.tfds_clips", "load_dataset_clip", "dataset:PATH"),
     "procedural": Reader("jwm_jax.data.streets.clip", "load_procedural", "procedural:easy:SEED"),
 }
 """Formats that `load_clip` reads. A new one is a module with a function, and a line here."""

@@ -4,12 +4,13 @@ A finding is an error where nothing sensible can be computed from the clip, and 
 something looks like a mixed-up convention but may be real.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from jwm_jax.errors import DataError
+from jwm_jax.errors import DataError, UsageError
 from jwm_jax.scene.cameras import inside_image
 from jwm_jax.scene.clip import Clip
 from jwm_jax.scene.transforms import transform_points
@@ -64,18 +65,17 @@ def validate(clip: Clip) -> Clip:
     return clip
 
 
-def trim_frames(clip: Clip, limit: int | None = None) -> tuple[Clip, str | None]:
+def trim_frames(clip: Clip, limit: int | None = None, say: Callable[[str], None] = print) -> Clip:
     """The clip's first 1 + 4k frames, which is what the video codec takes.
 
     Args:
         clip: At least `MIN_FRAMES` frames.
         limit: Most frames wanted, or None.
-
-    Returns:
-        The trimmed clip and a sentence that says what was left out, or None if nothing was.
+        say: Told in a sentence what was left out, if anything was.
 
     Raises:
-        DataError: The clip has fewer than `MIN_FRAMES` frames, or the limit asks for fewer.
+        DataError: The clip has fewer than `MIN_FRAMES` frames.
+        UsageError: The limit is below `MIN_FRAMES`.
     """
     have = clip.num_frames
     if have < MIN_FRAMES:
@@ -84,13 +84,13 @@ def trim_frames(clip: Clip, limit: int | None = None) -> tuple[Clip, str | None]
             f"{MIN_FRAMES}. Use a longer drive (`jwm reconstruct` accepts a single instant)."
         )
     if limit is not None and limit < MIN_FRAMES:
-        raise DataError(f"--frames {limit}: generating needs at least {MIN_FRAMES} frames.")
+        raise UsageError(f"{limit} frames were asked for; generating needs at least {MIN_FRAMES}.")
     wanted = have if limit is None else min(have, limit)
     keep = 1 + 4 * ((wanted - 1) // 4)
     if keep == have:
-        return clip, None
-    note = f"Using the first {keep} of {have} frames: the video model takes 1 + 4k frames."
-    return clip.select(slice(0, keep)), note
+        return clip
+    say(f"Using the first {keep} of {have} frames: the video model takes 1 + 4k frames.")
+    return clip.select(slice(0, keep))
 
 
 def require_rigid(matrix: np.ndarray, where: str) -> np.ndarray:

@@ -1,0 +1,78 @@
+"""`jwm generate`: the future of a drive, as video."""
+
+from dataclasses import dataclass
+
+from jwm_jax.cli.options import ClipSpec, Writing
+from jwm_jax.cli.output import claim, say_next
+from jwm_jax.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Writing):
+    """Generate what follows the first frames of a drive, along the drive's own trajectory.
+
+    Writes rollout.mp4, the frames with their conditions as rollout.npz, metrics.json, and the scene
+    that served as prior.
+
+    Example: jwm generate procedural:easy:0 --out future
+    """
+
+    clip: ClipSpec
+    """FORMAT:WHERE, such as kitti:PATH, folder:PATH or procedural:easy:0; 9 frames or more."""
+    rec: str = "tiny"
+    """WorldRec: a name that comes with the package, or a model directory."""
+    gen: str = "tiny"
+    """WorldGen: a name that comes with the package, or a model directory."""
+    seen: int = 1
+    """First frames of the drive that the models are shown; the future begins after them."""
+    frames: int | None = None
+    """Most frames of the drive to use, the seen ones among them; all by default."""
+    steps: int = 4
+    """Denoising steps for each 0.4 s."""
+    seed: int = 0
+    """Of the noise."""
+    prior: bool = True
+    """Let the reconstructed scene guide the generator."""
+
+
+def run(options: Options) -> None:
+    """Run `jwm generate`.
+
+    Raises:
+        UsageError: A number is out of range.
+        DataError: The drive is broken or shorter than 9 frames.
+    """
+    if options.steps < 1:
+        raise UsageError(f"--steps {options.steps}: expected 1 or more.")
+    folder = claim(options.out, "generate", overwrite=options.overwrite)
+    from jwm_jax.data import load_clip
+    from jwm_jax.data.checks import trim_frames
+
+    clip = trim_frames(load_clip(options.clip), options.frames)
+    if not 1 <= options.seen <= clip.num_frames - 4:
+        raise UsageError(
+            f"--seen {options.seen}: expected 1 to {clip.num_frames - 4}, so that at least one "
+            "chunk of 4 frames is left to generate."
+        )
+    from jwm_jax.joint import JointWorldModel
+    from jwm_jax.scene import Trajectory
+    from jwm_jax.worldgen import WorldGen
+    from jwm_jax.worldrec import WorldRec
+
+    world = JointWorldModel(
+        WorldRec.from_pretrained(options.rec), WorldGen.from_pretrained(options.gen)
+    )
+    ahead = slice(options.seen, None)
+    trajectory = Trajectory(clip.times[ahead, 0], clip.world_from_ego[ahead])
+    print(f"Generating {trajectory.num_frames} frames of {clip.name}", flush=True)
+    rollout = world.rollout(
+        clip.select(slice(0, options.seen)),
+        trajectory,
+        seed=options.seed,
+        steps=options.steps,
+        use_prior=options.prior,
+    )
+    out = rollout.save(folder.create())
+    print(f"{len(rollout.frames)} frames: {out / 'rollout.mp4'}")
+    other = "--no-prior" if options.prior else f"--seed {options.seed + 1}"
+    say_next(f"jwm generate {options.clip} {other}", f"jwm demo --clip {options.clip}")
