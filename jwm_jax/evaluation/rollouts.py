@@ -11,7 +11,7 @@ picture that the ray-caster draws for the same pose and time, at 0.4, 1 and 2 s 
 - `codec`: the ground truth encoded and decoded, what a perfect generator could reach.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from jwm_jax.data.streets import make_clip
 from jwm_jax.evaluation.images import psnr
 from jwm_jax.joint import JointWorldModel, Rollout
 from jwm_jax.scene import Clip, Trajectory
+
+PROTOCOL = "streets-rollout-v1"
 
 HORIZONS = (0.4, 1.0, 2.0)
 """Seconds after the last observed frame."""
@@ -34,22 +36,19 @@ def future_of(clip: Clip, observed: int = 1) -> Trajectory:
     return Trajectory(clip.times[observed:, 0], clip.world_from_ego[observed:])
 
 
-def streets_of(rung: str, count: int) -> list[Clip]:
-    """The protocol's clips of one rung."""
-    return [
-        make_clip(FIRST_TEST_SEED + i, rung, num_frames=FRAMES, views=("front",))
-        for i in range(count)
-    ]
+def streets_of(rung: str, count: int) -> Iterator[Clip]:
+    """The protocol's clips of one rung, made as they are used."""
+    for i in range(count):
+        yield make_clip(FIRST_TEST_SEED + i, rung, num_frames=FRAMES, views=("front",))
 
 
 def evaluate_rollouts(
     world: JointWorldModel,
-    clips: Sequence[Clip],
+    clips: Iterable[Clip],
     *,
     steps: int = 4,
     seed: int = 0,
     key_frame_every: int = 0,
-    report: Callable[[int], None] = lambda done: None,
 ) -> dict[str, dict[str, float]]:
     """PSNR of each row at each horizon, averaged over clips.
 
@@ -59,18 +58,16 @@ def evaluate_rollouts(
         steps: Denoising steps a chunk.
         seed: Of the noise.
         key_frame_every: As in `JointWorldModel.rollout`, for the row with the prior.
-        report: Called with the number of clips done.
 
     Returns:
         Row to {"0.4 s": dB, ...}.
     """
     rows: dict[str, list[list[float]]] = {}
-    for done, clip in enumerate(clips, start=1):
+    for clip in clips:
         for name, frames in rollout_rows(
             world, clip, steps=steps, seed=seed, key_frame_every=key_frame_every
         ).items():
             rows.setdefault(name, []).append(_at_horizons(clip, frames))
-        report(done)
     names = [f"{h:g} s" for h in HORIZONS]
     return {
         row: dict(zip(names, np.mean(values, axis=0).round(2).tolist(), strict=True))
