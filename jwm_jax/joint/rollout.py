@@ -155,8 +155,12 @@ class JointWorldModel:
             per_key_frame = self.rec.config.capacity(clip.num_views, *clip.images.shape[2:4])
             scene = with_room(scene, per_key_frame * (chunks // key_frame_every))
 
-        first = clip.images[-1].astype(np.float32) / 255.0
-        session = self.gen.start(first, rig, seed=seed)
+        style = _known_style(self.gen, clip.style)
+        here = rig.cameras_at(clip.world_from_ego[-1:])
+        layout = _layout(here, tracks, clip.map, clip.times[-1:, 0])
+        session = self.gen.start(
+            clip.images[-1], rig, seed=seed, conditions=Conditions(layout=layout, style=style)
+        )
         motion = _motion(clip, trajectory)
         parts: dict[str, list] = {"frames": [], "prior": [], "alpha": [], "layout": []}
         for chunk in range(chunks):
@@ -173,11 +177,11 @@ class JointWorldModel:
                 parts["alpha"].append(alpha)
             start = clock.perf_counter()
             conditions = Conditions(
-                layout=None if layout is None else layout.astype(np.float32) / 255.0,
+                layout=layout,
                 prior=prior,
                 prior_alpha=alpha,
                 ego_motion=motion[index],
-                style=_known_style(self.gen, clip.style),
+                style=style,
             )
             frames, session = self.gen.step(session, conditions, steps=steps)
             frames = _bytes(np.asarray(frames))
@@ -232,17 +236,15 @@ def _motion(clip: Clip, trajectory: Trajectory) -> np.ndarray:
 
 
 def _layout(cameras, tracks, lane_map, times) -> np.ndarray | None:
-    """Layout frames [V, 4, H, W, 3], or None where nothing is known of boxes and lanes."""
+    """Layout frames [V, T, H, W, 3], or None where nothing is known of boxes and lanes."""
     if tracks is None and lane_map is None:
         return None
-    return np.stack(
-        [
-            np.stack(
-                [draw_layout(_one(c, t), tracks, lane_map, float(times[t])) for t in range(CHUNK)]
-            )
-            for c in cameras
-        ]
-    )
+
+    def drawn(camera):
+        when = enumerate(times)
+        return np.stack([draw_layout(_one(camera, i), tracks, lane_map, float(t)) for i, t in when])
+
+    return np.stack([drawn(camera) for camera in cameras])
 
 
 def _prior(scene: Scene, cameras: tuple[Camera, ...], times) -> tuple[np.ndarray, np.ndarray]:
