@@ -1,8 +1,9 @@
 """Two-dimensional convolutions over NHWC maps, and the reshapes between space and channels.
 
 Space-to-depth with block r moves every r x r block of pixels into channels,
-``y[n, i, j, (a, b, c)] = x[n, r i + a, r j + b, c]``, and depth-to-space is its inverse. A network that
-changes resolution this way and then mixes channels needs no strided and no transposed convolution.
+``y[n, i, j, (a, b, c)] = x[n, r i + a, r j + b, c]``, and depth-to-space is its inverse. A network
+that changes resolution this way and then mixes channels needs no strided and no transposed
+convolution.
 """
 
 from typing import Any
@@ -14,14 +15,14 @@ from jaxtyping import Float
 
 
 class Conv(nn.Module):
-    """A stride-1 convolution, zero-padded to keep the size, with logical axis names on its parameters.
+    """A stride-1 convolution, zero-padded to keep the size, with named parameter axes.
 
     Parameters are float32: ``kernel`` [k, k, conv_in, conv_out] and ``bias`` [conv_out].
 
     Attributes:
         features: output channels.
         size: side of the square kernel (odd).
-        scale: factor on the He-normal initial kernel; small values start a residual branch near zero.
+        scale: factor on the He-normal initial kernel; small values start a branch near zero.
         dtype: type in which the convolution is computed.
     """
 

@@ -1,19 +1,24 @@
 """Training the video codec: a frozen linear base, then convolutions around it.
 
-The base is the whitened Karhunen-Loeve transform of 4 x 8 x 8 x 3 patches: with patch mean m and the leading
-eigenpairs (v_i, s_i^2) of the patch covariance,
+The base is the whitened Karhunen-Loeve transform of 4 x 8 x 8 x 3 patches: with patch mean m and
+the leading eigenpairs (v_i, s_i^2) of the patch covariance,
 
     z_i = v_i . (patch - m) / s_i,        patch ~ m + sum_i s_i v_i z_i,
 
-the best linear codec with c numbers a patch, in coordinates of unit variance. The convolutions start near
-zero, so training starts from the linear codec's quality, and minimise
+the best linear codec with c numbers a patch, in coordinates of unit variance. The convolutions
+start near zero, so training starts from the linear codec's quality, and minimise
 
-    w_mse |x - y|^2 + w_l1 |x - y| + w_grad |grad x - grad y| + w_latent |z|^2,   y = decode(z + noise),
+    w_mse |x - y|^2 + w_l1 |x - y| + w_gradient |grad x - grad y| + w_latent |z|^2,
+    y = decode(z + noise),
 
 where the noise makes the decoder bear the errors of a generator.
 """
 
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,10 +26,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
 
+from jwm_jax.data.records import decode_clip
+from jwm_jax.data.tfds_clips import open_records
+from jwm_jax.errors import DataError, UsageError
+from jwm_jax.training.codec_data import (
+    VideoPool,
+    layout_video,
+    make_pool,
+    read_video,
+    sample_crops,
+    sample_patches,
+)
+from jwm_jax.training.config import ExperimentConfig
+from jwm_jax.training.task import Task
+from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.codec_network import (
     FRAMES_PER_LATENT,
     PIXELS_PER_LATENT,
     CodecConfig,
+    CodecNetwork,
     decode_groups,
     encode_groups,
     initial_state,
@@ -112,3 +132,266 @@ def codec_loss(
     )
     metrics = {"mse": mse, "psnr": -10.0 * jnp.log10(mse + 1e-12), "latent_std": jnp.std(latents)}
     return loss, metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecExperiment(ExperimentConfig):
+    """Settings of a codec training.
+
+    Attributes:
+        codec: The codec's widths.
+        loss: Weights of the loss.
+        datasets: Folders of clips made by `jwm data make`.
+        dataset_shares: Share of the crops that come from each dataset's pictures.
+        layout_share: Share of the crops that come from layout frames of the datasets' clips.
+        video: A real video to take crops from as well; "$NAME" is replaced by the environment
+            variable, and a file that does not exist is left out with a message. Empty for none.
+        video_share: Share of the crops that come from the video.
+        max_clips: Most clips to read of a dataset (they are kept in memory).
+        held_out: Clips at the end of each dataset that are kept for evaluation.
+        crop_frames: Frames of a crop, 1 + 4k.
+        crop_height: Rows of a crop, a multiple of 8.
+        crop_width: Columns of a crop, a multiple of 8.
+        base_groups: Groups of 4 x 48 x 96 pixels from which the linear base is fitted.
+    """
+
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    loss: CodecLoss = field(default_factory=CodecLoss)
+    datasets: tuple[str, ...] = ()
+    dataset_shares: tuple[float, ...] = ()
+    layout_share: float = 0.15
+    video: str = ""
+    video_share: float = 0.1
+    max_clips: int = 400
+    held_out: int = 8
+    crop_frames: int = 9
+    crop_height: int = 48
+    crop_width: int = 96
+    base_groups: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.datasets or len(self.datasets) != len(self.dataset_shares):
+            raise UsageError(
+                "datasets and dataset_shares must name the same number of folders, at least one, "
+                f"but there are {len(self.datasets)} and {len(self.dataset_shares)}."
+            )
+        if self.crop_frames % FRAMES_PER_LATENT != 1:
+            raise UsageError(f"crop_frames must be 1 + 4k, got {self.crop_frames}.")
+        if self.crop_height % PIXELS_PER_LATENT or self.crop_width % PIXELS_PER_LATENT:
+            raise UsageError(
+                f"crop_height and crop_width must be multiples of {PIXELS_PER_LATENT}, got "
+                f"{self.crop_height} and {self.crop_width}."
+            )
+
+    def task(self) -> "CodecTask":
+        """Reads the videos into memory."""
+        training, held_out = read_pools(self)
+        return CodecTask(self, training, held_out)
+
+
+def read_pools(config: CodecExperiment) -> tuple[VideoPool, dict[str, list[np.ndarray]]]:
+    """Reads a training's videos.
+
+    Args:
+        config: The experiment.
+
+    Returns:
+        The pool to train on, and held-out videos by group: one group a dataset, named after its
+        folder, and "layout".
+
+    Raises:
+        DataError: A dataset is missing or has too few clips.
+    """
+    videos: dict[str, list[np.ndarray]] = {"layout": []}
+    held_out: dict[str, list[np.ndarray]] = {"layout": []}
+    shares = {"layout": config.layout_share, "video": config.video_share}
+    for folder, share in zip(config.datasets, config.dataset_shares, strict=True):
+        group = Path(folder).expanduser().name
+        shares[group] = share
+        records = _open(folder)
+        count = min(len(records), config.max_clips + config.held_out)
+        if count <= config.held_out:
+            raise DataError(
+                f"dataset {folder} has {count} clips, but {config.held_out} are held out for "
+                "evaluation; make more clips or lower held_out."
+            )
+        for index in range(count):
+            clip = decode_clip(records[index], depth=False, lidar=False)
+            pool = held_out if index >= count - config.held_out else videos
+            for view in range(clip.num_views):
+                pool.setdefault(group, []).append(clip.view(view))
+            if index % 4 == 0 and (clip.tracks is not None or clip.map is not None):
+                pool["layout"].append(layout_video(clip))
+    path = Path(os.path.expandvars(config.video)).expanduser()
+    if config.video and path.is_file():
+        videos["video"] = read_video(path)
+    elif config.video:
+        print(f"no real video: {path} does not exist; training goes on without it.", flush=True)
+    needed = (config.crop_frames, config.crop_height, config.crop_width)
+    for group, members in videos.items():
+        for video in members:
+            if any(have < need for have, need in zip(video.shape, needed, strict=False)):
+                raise DataError(
+                    f"a video of {group} has {video.shape[0]} frames of {video.shape[1]} x "
+                    f"{video.shape[2]}, but crops need {needed[0]} of {needed[1]} x {needed[2]}."
+                )
+    return make_pool(videos, shares), {name: group for name, group in held_out.items() if group}
+
+
+def _open(folder: str) -> Any:
+    try:
+        return open_records(folder)
+    except DataError as error:
+        rung = "full" if "full" in folder else "easy"
+        raise DataError(
+            f"{error} Make one with: jwm data make --rung {rung} --clips 400 --views front "
+            f"--out {folder}"
+        ) from None
+
+
+class CodecTask(Task):
+    """The codec as a task of the training loop."""
+
+    def __init__(
+        self,
+        config: CodecExperiment,
+        training: VideoPool,
+        held_out: dict[str, list[np.ndarray]],
+    ) -> None:
+        """Keeps the experiment and its videos, from `read_pools`."""
+        self.config = config
+        self.training = training
+        self.held_out = held_out
+
+    def init(self, key: Any) -> Any:
+        """Boxed parameters of `CodecNetwork` with a random base; `warm_start` fits the base."""
+        blank = jnp.zeros((1, FRAMES_PER_LATENT, 2 * PIXELS_PER_LATENT, 2 * PIXELS_PER_LATENT, 3))
+        return CodecNetwork(self.config.codec).init(key, blank)["params"]
+
+    def warm_start(self, params: Any) -> Any:
+        """The linear base, fitted on the training videos; everything else stays as initialised."""
+        patches = sample_patches(self.training, self.config.base_groups, self.config.seed)
+        return params | fit_linear_base(patches, self.config.codec.latent_channels)
+
+    def loss(self, params: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+        """`codec_loss` of uint8 crops."""
+        video = batch.astype(jnp.float32) / 255.0
+        return codec_loss(self.config.codec, self.config.loss, params, video, key)
+
+    def batches(self, start_step: int, rows: slice) -> Iterator[np.ndarray]:
+        """uint8 crops [rows, T, H, W, 3]."""
+        config = self.config
+        step = start_step
+        while True:
+            crops = sample_crops(
+                self.training,
+                config.batch_size,
+                config.crop_frames,
+                config.crop_height,
+                config.crop_width,
+                config.seed,
+                step,
+            )
+            yield crops[rows]
+            step += 1
+
+    def evaluate(self, params: Any) -> dict[str, float]:
+        """PSNR of the held-out videos by group, of whole clips and of their first frames."""
+        params = jax.device_get(params)
+        scores = {}
+        for group, videos in self.held_out.items():
+            rows = [clip_psnr(self.config.codec, params, video) for video in videos]
+            whole, first = np.mean(rows, axis=0)
+            scores[f"psnr_{group}"], scores[f"psnr_{group}_first"] = float(whole), float(first)
+        return scores
+
+    def save(self, params: Any, directory: str | os.PathLike[str]) -> None:
+        """Writes a model directory whose latents have unit variance on the training videos."""
+        scores = self.evaluate(params)
+        params = with_latent_statistics(self.config.codec, params, self.training)
+        VideoCodec(self.config.codec, params).save_pretrained(directory, card=self._card(scores))
+
+    def _card(self, scores: dict[str, float]) -> str:
+        config = self.config
+        table = "\n".join(f"| {name} | {value:.2f} |" for name, value in scores.items())
+        return (
+            f"# Video codec {config.name}\n\n"
+            "4 x 8 x 8 times fewer positions, "
+            f"{config.codec.latent_channels} channels, trained by `jwm train {config.name}`: "
+            f"{config.steps} steps of {config.batch_size} crops of {config.crop_frames} x "
+            f"{config.crop_height} x {config.crop_width} from {', '.join(self.training.videos)}.\n"
+            "Latents have unit variance per channel on the training videos.\n\n"
+            f"PSNR in dB on held-out clips (mean over clips):\n\n| | dB |\n|---|---|\n{table}\n"
+        )
+
+
+@partial(jax.jit, static_argnames="config")
+def _encode_clip(config: CodecConfig, params: Any, video: Any) -> jax.Array:
+    video = video.astype(jnp.float32)[None] / 255.0
+    h, w = video.shape[2] // PIXELS_PER_LATENT, video.shape[3] // PIXELS_PER_LATENT
+    zeros = initial_state(config, 1, h, w)
+    return encode_groups(config, params, repeat_first_frame(video), zeros)[0]
+
+
+@partial(jax.jit, static_argnames="config")
+def _squared_errors(config: CodecConfig, params: Any, video: Any) -> jax.Array:
+    latents = _encode_clip(config, params, video)
+    zeros = initial_state(config, 1, *latents.shape[2:4])
+    decoded, _ = decode_groups(config, params, latents, zeros)
+    decoded = jnp.clip(decoded[0, FRAMES_PER_LATENT - 1 :], 0.0, 1.0)
+    return jnp.mean((decoded - video.astype(jnp.float32) / 255.0) ** 2, axis=(1, 2, 3))
+
+
+def clip_psnr(config: CodecConfig, params: Any, video: np.ndarray) -> tuple[float, float]:
+    """Reconstruction quality of one uint8 video [T, H, W, 3].
+
+    Args:
+        config: The codec's widths.
+        params: Parameters.
+        video: A video; frames beyond 1 + 4k and pixels beyond multiples of 8 are left out.
+
+    Returns:
+        PSNR in dB of the clip (from its mean squared error), and of its first frame.
+    """
+    errors = np.asarray(_squared_errors(config, params, _trimmed(video)))
+    return tuple(float(-10 * np.log10(error + 1e-12)) for error in (errors.mean(), errors[0]))
+
+
+def with_latent_statistics(config: CodecConfig, params: Any, pool: VideoPool, count: int = 96):
+    """Parameters whose latents have zero mean and unit variance per channel on a pool's videos.
+
+    Args:
+        config: The codec's widths.
+        params: Parameters (numpy), with any statistics.
+        pool: Videos; drawn by their shares.
+        count: Number of videos to measure.
+
+    Returns:
+        New parameters that decode as before.
+    """
+    plain = params | {
+        "latent_mean": np.zeros(config.latent_channels, np.float32),
+        "latent_std": np.ones(config.latent_channels, np.float32),
+    }
+    random = np.random.default_rng(0)
+    names = [name for name in sorted(pool.videos) if name != "layout"]
+    shares = np.array([pool.shares[name] for name in names])
+    latents = []
+    for name in random.choice(names, count, p=shares / shares.sum()):
+        group = pool.videos[name]
+        video = _trimmed(group[random.integers(len(group))][:25])
+        latents.append(
+            np.asarray(_encode_clip(config, plain, video)).reshape(-1, config.latent_channels)
+        )
+    values = np.concatenate(latents)
+    return params | {
+        "latent_mean": values.mean(axis=0, dtype=np.float64).astype(np.float32),
+        "latent_std": values.std(axis=0, dtype=np.float64).astype(np.float32),
+    }
+
+
+def _trimmed(video: np.ndarray) -> np.ndarray:
+    frames = (video.shape[0] - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
+    height, width = (size // PIXELS_PER_LATENT * PIXELS_PER_LATENT for size in video.shape[1:3])
+    return video[:frames, :height, :width]

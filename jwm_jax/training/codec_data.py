@@ -1,9 +1,10 @@
-"""Training videos of the codec: crops of drives, of layout frames and of a real video, held in memory.
+"""Training videos of the codec, held in memory: drives, their layout frames, and a real video.
 
-A crop is a function of (seed, step) alone, so a resumed run continues with the crops it would have seen.
+A batch of crops is a function of (seed, step) alone, so a resumed run continues with the crops that
+it would have seen.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def sample_crops(
 ) -> UInt8[np.ndarray, "batch frames height width 3"]:
     """Draws random crops, half of them mirrored left to right.
 
-    Rows start at multiples of 8 so that the horizon meets the patch grid as it does in whole frames.
+    Rows start at multiples of 8, so that the patch grid lies as it does in whole frames.
 
     Args:
         pool: videos of at least this many frames and this size.
@@ -110,7 +111,7 @@ def layout_video(clip: Clip, view: int = 0) -> UInt8[np.ndarray, "frames height 
 
 
 def read_video(path: Path) -> list[np.ndarray]:
-    """Reads a video, shrunk to the `tiny` models' 96 rows, as one or more uint8 [T, 96, W, 3] pieces.
+    """Reads a video at the `tiny` models' size, as one or more uint8 [T, 96, W, 3] pieces.
 
     Raises:
         DataError: the file cannot be decoded.
@@ -127,16 +128,3 @@ def read_video(path: Path) -> list[np.ndarray]:
     if not frames:
         raise DataError(f"{path} holds no video frame.")
     return [np.stack(frames)]
-
-
-def pool_from_clips(
-    clips: Iterable[Clip], group: str, layout_every: int
-) -> dict[str, list[np.ndarray]]:
-    """The RGB videos of clips under ``group``, and layout videos of every so many under "layout"."""
-    videos: dict[str, list[np.ndarray]] = {group: [], "layout": []}
-    for index, clip in enumerate(clips):
-        for view in range(clip.num_views):
-            videos[group].append(np.asarray(clip.view(view)))
-        if index % layout_every == 0 and (clip.tracks is not None or clip.map is not None):
-            videos["layout"].append(layout_video(clip))
-    return videos

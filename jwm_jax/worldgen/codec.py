@@ -1,7 +1,7 @@
-"""The video codec as its users see it: videos to unit-variance latents and back, whole or as a stream.
+"""The video codec as its users see it: videos to unit-variance latents and back.
 
-`codec_network` has the mathematics. Leading axes fold into the batch, so several views are encoded as
-several streams: video [B, T, H, W, 3] or [B, V, T, H, W, 3], latents [B, (V,) 1 + k, h, w, c].
+`codec_network` has the mathematics. Leading axes fold into the batch, so several views are encoded
+as several streams: video [B, T, H, W, 3] or [B, V, T, H, W, 3], latents [B, (V,) 1 + k, h, w, c].
 """
 
 from collections.abc import Callable
@@ -10,18 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from jwm_jax.checkpoint.model_dir import load_model, save_model
+from jwm_jax.checkpoint.dataclass_json import from_dict
+from jwm_jax.checkpoint.model_dir import check_params, load_model, save_model
 from jwm_jax.scene.pytree import Array
 from jwm_jax.worldgen.codec_network import (
     FRAMES_PER_LATENT,
     PIXELS_PER_LATENT,
     SIZES,
     CodecConfig,
+    CodecNetwork,
     State,
     decode_groups,
     encode_groups,
@@ -59,7 +62,11 @@ class VideoCodec:
             DataError: the directory is missing, broken, or of another kind of model.
         """
         config, params = load_model(name_or_dir, "codec")
-        return cls(CodecConfig(**config), jax.tree.map(_as_float32, params))
+        widths = from_dict(CodecConfig, config)
+        blank = jax.ShapeDtypeStruct((1, 4, 16, 16, 3), jnp.float32)
+        expected = jax.eval_shape(CodecNetwork(widths).init, jax.random.key(0), blank)["params"]
+        check_params(params, nn.unbox(expected), f"codec {name_or_dir}")
+        return cls(widths, jax.tree.map(jnp.asarray, params))
 
     def save_pretrained(self, directory: str | Path, *, card: str) -> None:
         """Writes config.json, params.safetensors (float16) and card.md.
@@ -69,8 +76,7 @@ class VideoCodec:
             card: text of card.md: data, command, time and scores.
         """
         size = next((name for name, config in SIZES.items() if config == self.config), "custom")
-        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), self.params)
-        save_model(directory, "codec", size, self.config, params, card)
+        save_model(directory, "codec", size, self.config, self.params, card, half=True)
 
     def encode(
         self, video: Shaped[Array, "*batch frames height width 3"]
@@ -92,7 +98,8 @@ class VideoCodec:
             usable = (frames - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
             advice = f"keep the first {usable}" if usable > 0 else "give at least 1"
             raise ValueError(
-                f"the codec needs 1 + 4k frames (1, 5, 9, ...), but the video has T = {frames}; {advice}."
+                f"the codec needs 1 + 4k frames (1, 5, 9, ...), but the video has T = {frames}; "
+                f"{advice}."
             )
         _check_size(video)
         video = jnp.concatenate([_repeat(video[..., :1, :, :, :], 3), jnp.asarray(video)], axis=-4)
@@ -134,7 +141,7 @@ class VideoCodec:
         return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), state)
 
     def initial_decode_state(self, batch: int | tuple[int, ...], h: int, w: int) -> State:
-        """State of `decode_step` before the first latent; arguments as in `initial_encode_state`."""
+        """State of `decode_step` before the first latent; see `initial_encode_state`."""
         return self.initial_encode_state(batch, h, w)
 
     def encode_step(
@@ -156,8 +163,8 @@ class VideoCodec:
         _check_size(frames)
         if frames.shape[-4] not in (1, FRAMES_PER_LATENT):
             raise ValueError(
-                "encode_step takes the 4 frames of one latent, or 1 frame at the start of a stream, but "
-                f"got {frames.shape[-4]}; split the video."
+                "encode_step takes the 4 frames of one latent, or 1 frame at the start of a "
+                f"stream, but got {frames.shape[-4]}; split the video."
             )
         if frames.shape[-4] == 1:
             frames = _repeat(frames, FRAMES_PER_LATENT)
@@ -174,8 +181,8 @@ class VideoCodec:
             state: from `initial_decode_state` or the previous call.
 
         Returns:
-            Its four frames, RGB in [0, 1], and the new state. Of a stream's first latent all four show
-            the first instant and only the last is part of the video.
+            Its four frames, RGB in [0, 1], and the new state. Of a stream's first latent all four
+            show the first instant and only the last is part of the video.
 
         Raises:
             ValueError: another number of latent channels than the codec's.
@@ -186,7 +193,7 @@ class VideoCodec:
     def _run(
         self, function: Callable, inputs: jax.Array, state: State, event: int
     ) -> tuple[jax.Array, State]:
-        """Applies ``function`` with all leading axes of ``inputs`` and ``state`` folded into one."""
+        """Applies ``function`` with all leading axes folded into one."""
         lead = inputs.shape[:-event]
         folded = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[-3:]), state)
         outputs, folded = function(
@@ -202,13 +209,10 @@ class VideoCodec:
     def _check_channels(self, latents: Array) -> None:
         if latents.shape[-1] != self.config.latent_channels:
             raise ValueError(
-                f"this codec has {self.config.latent_channels} latent channels, but the latents have "
-                f"{latents.shape[-1]} (shape {latents.shape}); use the codec they were made with."
+                f"this codec has {self.config.latent_channels} latent channels, but the latents "
+                f"have {latents.shape[-1]} (shape {latents.shape}); use the codec they were made "
+                "with."
             )
-
-
-def _as_float32(leaf: Any) -> jax.Array:
-    return jnp.asarray(leaf, jnp.float32)
 
 
 def _repeat(frame: Array, count: int) -> jax.Array:
@@ -222,7 +226,8 @@ def _latent_size(video: Array) -> tuple[int, int]:
 def _check_float(video: Array) -> None:
     if not jnp.issubdtype(video.dtype, jnp.floating):
         raise ValueError(
-            f"the codec takes RGB as floats in [0, 1], but the video is {video.dtype}; divide by 255."
+            f"the codec takes RGB as floats in [0, 1], but the video is {video.dtype}; divide by "
+            "255."
         )
 
 
@@ -230,6 +235,6 @@ def _check_size(video: Array) -> None:
     height, width = video.shape[-3:-1]
     if height % PIXELS_PER_LATENT or width % PIXELS_PER_LATENT or not height or not width:
         raise ValueError(
-            f"the codec needs height and width that are multiples of {PIXELS_PER_LATENT}, but the video "
-            f"has H = {height}, W = {width}; resize or crop it."
+            f"the codec needs height and width that are multiples of {PIXELS_PER_LATENT}, but the "
+            f"video has H = {height}, W = {width}; resize or crop it."
         )

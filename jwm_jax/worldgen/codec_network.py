@@ -1,21 +1,22 @@
 """The video codec's network: groups of four frames to latents and back, one step at a time.
 
-A video of 1 + 4k frames becomes 1 + k latents of 1/8 height and width. Repeating the first frame four
-times makes every latent stand for a *group* of four frames, so there is one code path; decoding drops the
-three extra frames. The four frames of a group live in the channels of one map, and the network is
-two-dimensional:
+A video of 1 + 4k frames becomes 1 + k latents of 1/8 height and width. Repeating the first frame
+four times makes every latent stand for a *group* of four frames, so there is one code path;
+decoding drops the three extra frames. The four frames of a group live in the channels of one map,
+and the network is two-dimensional:
 
     latent = (base_encode(group) + encoder(group, past) - mean) / std
     frames =  base_decode(raw)   + decoder(raw, base picture, past),   raw = mean + std latent
 
-``base_encode`` and ``base_decode`` are the whitened principal components (Karhunen-Loeve transform) of the
-4 x 8 x 8 x 3 patches, fitted once on training data and frozen; the convolutions learn what a linear transform
-cannot do. ``past`` is the previous group's feature map, seen by one residual block at each of two
-resolutions: the only memory, so the state of a stream is those maps, zeros at the start. ``mean`` and ``std``
-are measured after training and make the latents unit-variance per channel.
+``base_encode`` and ``base_decode`` are the whitened principal components (Karhunen-Loeve transform)
+of the 4 x 8 x 8 x 3 patches, fitted once on training data and frozen; the convolutions learn what a
+linear transform cannot do. ``past`` is the previous group's feature map, seen by one residual block
+at each of two resolutions: the only memory, so the state of a stream is those maps, zeros at the
+start. ``mean`` and ``std`` are measured after training and make the latents unit-variance per
+channel.
 
-Every function takes n >= 1 groups and the state before them, and returns the state after them: streaming is
-n = 1, whole clips are n = k + 1, and the two agree.
+Every function takes n >= 1 groups and the state before them, and returns the state after them:
+streaming is n = 1, whole clips are n = k + 1, and the two agree.
 """
 
 from dataclasses import dataclass
@@ -260,7 +261,8 @@ def initial_state(config: CodecConfig, batch: int, h: int, w: int) -> State:
         w: columns of a latent (image width / 8).
 
     Returns:
-        Previous feature maps, float32: ``quarter`` [batch, 2h, 2w, C] and ``eighth`` [batch, h, w, C].
+        Previous feature maps, float32: ``quarter`` [batch, 2h, 2w, C] and ``eighth``
+        [batch, h, w, C].
     """
     return {
         "quarter": jnp.zeros((batch, 2 * h, 2 * w, config.quarter_width)),
