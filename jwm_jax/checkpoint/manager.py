@@ -168,7 +168,7 @@ class CheckpointManager:
         trees = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
         try:
             response = ocp.save_checkpointables_async(
-                folder, {**trees, "data": {"step": np.int32(step), "json": json.dumps(data)}}
+                folder, {**trees, "data": {"step": np.array(step), "json": json.dumps(data)}}
             )
         except OSError as error:
             raise self._failed(error) from error
@@ -309,6 +309,6 @@ class CheckpointManager:
         """The JSON part of a step."""
         from orbax.checkpoint import v1 as ocp
 
-        wanted = {"data": {"step": np.int32(0), "json": ""}}
+        wanted = {"data": {"step": np.array(0), "json": ""}}
         loaded = ocp.load_checkpointables(self.folder(step), wanted)
         return json.loads(loaded["data"]["json"])

@@ -117,7 +117,7 @@ def save_model(
                 array = array.astype(np.float16)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"tensor {name} is not finite as {array.dtype}; nothing was written.")
-        tensors[name] = np.ascontiguousarray(array)
+        tensors[name] = np.asarray(array, order="C")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     header = {

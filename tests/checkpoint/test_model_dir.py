@@ -1,0 +1,117 @@
+"""Model directories: round trip, half storage, and refusal of every wrong file."""
+
+import json
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jwm_jax.checkpoint import check_params, from_dict, load_model, model_dir, save_model, to_dict
+from jwm_jax.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+
+
+@dataclass(frozen=True)
+class Other:
+    names: tuple[str, ...] = ("a", "b")
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 4
+    sizes: tuple[int, int] = (1, 2)
+    inner: Inner = field(default_factory=Inner)
+    either: Inner | Other = field(default_factory=Other)
+    limit: float | None = None
+
+
+PARAMS = {
+    "block": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(3, "f4")},
+    "count": np.int32(7),
+}
+
+
+def saved(tmp_path, **kwargs):
+    return save_model(tmp_path / "m", "codec", "tiny", Config(), PARAMS, "# Card", **kwargs)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_round_trip(tmp_path, half):
+    folder = saved(tmp_path, half=half)
+    config, params = load_model(folder, "codec")
+    assert from_dict(Config, config) == Config()
+    check_params(params, PARAMS, str(folder))
+    assert params["block"]["kernel"].dtype == np.float32
+    np.testing.assert_array_equal(params["block"]["kernel"], PARAMS["block"]["kernel"])
+    assert params["count"] == 7
+    assert (folder / "card.md").read_text() == "# Card\n"
+
+
+def test_half_storage_never_writes_an_overflow(tmp_path):
+    with pytest.raises(ValueError, match=r"tensor a.b is not finite as float16"):
+        save_model(
+            tmp_path / "m", "codec", "t", Config(), {"a": {"b": jnp.full(2, 1e6)}}, "", half=True
+        )
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        (
+            {**PARAMS, "block": {"kernel": np.zeros((2, 4)), "bias": np.zeros(3)}},
+            r"block.kernel should have shape \(2, 4\) but has \(2, 3\); .* another size",
+        ),
+        ({**PARAMS, "extra": np.zeros(2)}, r"extra with shape \(2,\) is missing"),
+        ({"block": PARAMS["block"]}, r"count with shape \(\) is not part of the model"),
+    ],
+)
+def test_the_first_differing_tensor_is_named_with_its_shapes(expected, message):
+    with pytest.raises(DataError, match=message):
+        check_params(PARAMS, expected, "here")
+
+
+def test_wrong_kind_version_and_broken_files_are_refused(tmp_path):
+    folder = saved(tmp_path)
+    with pytest.raises(DataError, match="holds a codec model, but a worldgen was asked for"):
+        load_model(folder, "worldgen")
+    header = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**header, "format_version": 99}))
+    with pytest.raises(DataError, match="format version 99"):
+        load_model(folder, "codec")
+    (folder / "config.json").write_text("{")
+    with pytest.raises(DataError, match="not valid JSON"):
+        load_model(folder, "codec")
+    (folder / "config.json").write_text(json.dumps(header))
+    weights = folder / "params.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(DataError, match=r"params.safetensors cannot be read"):
+        load_model(folder, "codec")
+    with pytest.raises(UsageError, match="neither a folder nor a shipped size"):
+        load_model("no-such-size", "codec")
+
+
+def test_a_name_finds_the_shipped_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_dir, "WEIGHTS", tmp_path)
+    save_model(tmp_path / "codec-mini", "codec", "mini", Config(width=9), PARAMS, "")
+    config, _ = load_model("mini", "codec")
+    assert config["width"] == 9
+
+
+def test_configs_survive_json_and_reject_what_they_do_not_know():
+    config = Config(width=3, either=Inner(2.0), limit=1.5)
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+    for data, message in [
+        ({"wdith": 3}, "unknown field 'wdith'"),
+        ({"inner": {"rate": "fast"}}, r"config.inner.rate must be float, got 'fast'"),
+        ({"width": True}, r"config.width must be int, got True"),
+        ({"sizes": [1]}, r"config.sizes must have 2 values"),
+        ({"either": {"rate": 1.0}}, r"config.either.type must be one of Inner, Other"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            from_dict(Config, data)
