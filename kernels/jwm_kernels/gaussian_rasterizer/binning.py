@@ -30,6 +30,9 @@ HOST_SORT_SLOTS = 500_000
 compilation cache (programs with host callbacks are never cached)."""
 
 _INT_MAX = 2**31 - 1
+KEY_BITS = 32
+"""Width of a sort key that packs tile and rank; both are sorted separately where they need more."""
+
 _NO_KEY = 0xFFFFFFFF
 
 
@@ -215,7 +218,7 @@ def _sort_by_tile(tile, rank, keep, tiles, rows, host_sort):
     """Ranks in order of (tile, rank), first entry and number of entries of each tile."""
     bits = max(1, (rows - 1).bit_length())
     bounds = jnp.arange(tiles + 1, dtype=jnp.uint32)
-    if tiles << bits >= 2**32:
+    if tiles << bits >= 2**KEY_BITS:
         tile = jnp.where(keep, tile, tiles).astype(jnp.uint32)
         tile, rank = lax.sort((tile, rank), num_keys=2, is_stable=False)
         edges = jnp.searchsorted(tile, bounds)

@@ -221,7 +221,7 @@ the pixel (u, v) and the two rows of J W R S, each three arrays."""
 
 def _without_broken(means, quats, scales, opacities):
     """Replaces Gaussians that hold NaN, infinity or absurd magnitudes by transparent ones."""
-    usable = jnp.isfinite(opacities)
+    usable = jnp.abs(opacities) < COORDINATE_MAX
     for values in (means, quats, scales):
         usable &= jnp.all(jnp.abs(values) < COORDINATE_MAX, -1)
     column = usable[..., None]

@@ -59,6 +59,9 @@ def rasterization_reference(
       relative distance of any splat's alpha or transmittance from a threshold [C, H, W]: pixels
       where it is tiny may legitimately differ between two precisions.
     """
+    means, quats, scales, opacities, colors = map(
+        jnp.asarray, (means, quats, scales, opacities, colors)
+    )
     rotation = _rotation_matrices(quats)
     covars = jnp.einsum(
         "nij,nj,nkj->nik", rotation, scales**2, rotation, precision=lax.Precision.HIGHEST

@@ -1,0 +1,183 @@
+"""Degenerate scenes: finite values and gradients, and nothing spoils its neighbours."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jwm_kernels import bin_tiles, project, rasterization, suggest_capacity
+from jwm_kernels.gaussian_rasterizer.binning import TileLists
+
+
+def _all_finite(*values) -> bool:
+    return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(values))
+
+
+@pytest.mark.parametrize("index", range(5), ids=["means", "quats", "scales", "opacities", "colors"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+def test_broken_gaussians_do_not_spoil_others(splats, value_and_grad, index, bad):
+    if index == 4 and bad == 1e30:
+        pytest.skip("1e30 is an unusual but legal colour")
+    broken = [array.copy() for array in splats.arrays]
+    broken[index][::7] = bad
+    removed = [array.copy() for array in splats.arrays]
+    removed[3][::7] = 0
+    value, gradients = value_and_grad(*broken)
+    expected, expected_gradients = value_and_grad(*removed)
+    assert _all_finite(value, gradients)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for got, wanted in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    for got in gradients[:5]:
+        assert not np.any(got[::7])
+
+
+def test_extreme_gaussians_give_finite_values_and_gradients(splats, value_and_grad):
+    """Each kind at several places among ordinary ones."""
+    means, quats, scales, opacities, *_ = arrays = [array.copy() for array in splats.arrays]
+    opacities[0:3] = 0.0
+    opacities[3:6] = 1.0
+    opacities[6:8] = 1e-20
+    scales[8:11] = 1e4  # wider than the image by far
+    means[11:13], scales[11:13] = [0.0, 0.0, 0.011], 3.0  # the camera is inside
+    means[13:15] = [0.0, 0.0, 0.0]  # at the camera
+    means[15:17, 2] *= -1  # behind
+    scales[17:19] = 0.0
+    scales[19:21, :2] = 0.0  # a needle
+    quats[21:23] = 0.0
+    quats[23:25] *= 1e-18
+    quats[25:27] *= 1e9
+    means[27:29] = [1e11, -1e11, 1e9]
+    scales[29:31] = 1e11
+    value, gradients = value_and_grad(*arrays)
+    assert _all_finite(value, gradients)
+    assert not np.any(gradients[3][0:3])
+
+
+def test_rescaled_quaternions_change_nothing(splats, value_and_grad):
+    arrays = list(splats.arrays)
+    arrays[1] = arrays[1] * np.float32(1e-12)
+    np.testing.assert_allclose(
+        value_and_grad(*arrays)[0], value_and_grad(*splats.arrays)[0], rtol=1e-5
+    )
+
+
+def test_nothing_visible_shows_the_background(splats, render):
+    arrays = list(splats.arrays)
+    arrays[3] = np.zeros_like(arrays[3])
+    background = np.array([[0.2, 0.4, 0.6], [1.0, 0.0, 0.5]], np.float32)
+    image, alpha, meta = render(*arrays, splats.width, splats.height, backgrounds=background)
+    np.testing.assert_array_equal(image, np.broadcast_to(background[:, None, None], image.shape))
+    assert not np.any(alpha)
+    assert not np.any(meta["radii"])
+    assert not np.any(meta["isect_total"])
+
+
+@pytest.mark.parametrize("sh_degree", [None, 1])
+def test_no_gaussians_at_all(splats, sh_degree):
+    arrays = [array[:0] for array in splats.arrays[:5]]
+    if sh_degree is not None:
+        arrays[4] = np.zeros((0, 4, 3), np.float32)
+    background = np.full((2, 3), 0.25, np.float32)
+
+    def loss(*arrays):
+        image, alpha, meta = rasterization(
+            *arrays, *splats.arrays[5:], 20, 12, backgrounds=background, sh_degree=sh_degree
+        )
+        return jnp.sum(image), (image, alpha, meta)
+
+    grad = jax.grad(loss, argnums=tuple(range(5)), has_aux=True)
+    gradients, (image, alpha, meta) = grad(*arrays)
+    np.testing.assert_allclose(image, 0.25)
+    assert alpha.shape == (2, 12, 20, 1)
+    assert meta["radii"].shape == (2, 0, 2)
+    assert [g.shape for g in gradients] == [a.shape for a in arrays]
+
+
+def test_one_opaque_wall_hides_what_is_behind(splats, render):
+    """Two splats of alpha 0.99 reach the transmittance limit; what is behind gets no weight."""
+    arrays = [array.copy() for array in splats.arrays]
+    arrays[0][:2] = [[0, 0, 1.0], [0, 0, 1.1]]
+    arrays[2][:2], arrays[3][:2] = 50.0, 1.0
+    arrays[4][:2] = 0.0
+    image, alpha, _ = render(*arrays, splats.width, splats.height)
+    assert float(image.max()) < 0.01 * 1.01
+    assert float(alpha.min()) >= 0.99
+    assert float(alpha.max()) <= 1 - 1e-4
+
+
+def test_overflow_drops_the_farthest_and_is_counted(splats, render):
+    arrays = [array.copy() for array in splats.arrays]
+    size = (splats.width, splats.height)
+    full = render(*arrays, *size)[2]
+    assert int(full["overflow"]) == 0
+    near = np.argsort(np.asarray(full["depths"]), axis=None)[:64]
+    wanted = np.asarray(full["tiles_per_gauss"]).reshape(-1)
+    capacity = int(wanted[near].sum())
+    projection = project(*arrays[:4], *arrays[5:], *size)
+    lists = bin_tiles(projection, *size, tile_size=8, capacity=capacity)
+    assert int(lists.overflow) == int(full["isect_total"].sum()) - capacity
+    listed = np.asarray(lists.rows)[: int(lists.counts.sum())]
+    assert set(listed) <= set(near)
+    kept = set(np.asarray(_listed(projection, size)))
+    assert set(listed) == kept & set(near)
+
+    def loss(means):
+        return jnp.sum(rasterization(means, *arrays[1:], *size, capacity=capacity)[0])
+
+    assert _all_finite(jax.grad(loss)(arrays[0]))
+
+
+def _listed(projection, size) -> np.ndarray:
+    lists: TileLists = bin_tiles(projection, *size, tile_size=8, capacity=4096)
+    return np.asarray(lists.rows)[: int(lists.counts.sum())]
+
+
+def test_count_beyond_int32_is_reported_not_wrapped():
+    """300,000 splats over 10,000 tiles each want 3e9 entries."""
+    n = 300_000
+    means = np.zeros((n, 3), np.float32)
+    means[:, 2] = np.linspace(1, 2, n)
+    ones = np.ones((n, 4), np.float32)
+    projection = project(
+        means, ones, ones[:, :3] * 100, ones[:, 0], np.eye(4, dtype=np.float32)[None],
+        np.array([[[800, 0, 400], [0, 800, 400], [0, 0, 1]]], np.float32), 800, 800,
+    )  # fmt: skip
+    lists = bin_tiles(projection, 800, 800, tile_size=8, capacity=20_000, host_sort=False)
+    assert int(lists.isect_total[0]) == 2**31 - 1
+    assert int(lists.overflow) > 2**31 - 2**16
+    assert int(lists.counts.sum()) == 20_000
+    assert set(np.asarray(lists.rows)) == {0, 1}
+
+
+def test_suggested_capacity_suffices_and_is_bucketed(splats, render):
+    arguments = (*splats.arrays[:4], *splats.arrays[5:], splats.width, splats.height)
+    capacity = suggest_capacity(*arguments, tile_size=8, margin=1.0)
+    meta = render(*splats.arrays, splats.width, splats.height, capacity=capacity)[2]
+    assert int(meta["overflow"]) == 0
+    assert int(meta["isect_total"].sum()) <= capacity < 1.25 * int(meta["isect_total"].sum())
+    assert capacity == suggest_capacity(*arguments, tile_size=8, margin=1.01)
+
+
+def test_meta_speaks_gsplat(splats, render):
+    meta = render(*splats.arrays, splats.width, splats.height)[2]
+    assert meta["means2d"].shape == (2, 64, 2)
+    assert meta["conics"].shape == (2, 64, 3)
+    assert meta["radii"].dtype == jnp.int32
+    np.testing.assert_array_equal(meta["tiles_per_gauss"].sum(-1), meta["isect_total"])
+    assert (meta["tile_width"], meta["tile_height"], meta["n_cameras"]) == (6, 4, 2)
+
+
+def test_depth_modes_agree(splats, render):
+    size = (splats.width, splats.height)
+    both, alpha, _ = render(*splats.arrays, *size, render_mode="RGB+D")
+    color, depth = both[..., :3], both[..., 3:]
+    np.testing.assert_allclose(color, render(*splats.arrays, *size)[0], atol=1e-6)
+    np.testing.assert_allclose(
+        render(*splats.arrays, *size, render_mode="D")[0], depth, rtol=1e-5, atol=1e-5
+    )
+    expected = depth / np.maximum(alpha, 1e-10)
+    got = render(*splats.arrays, *size, render_mode="ED")[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    seen = np.asarray(alpha) > 0
+    assert np.all((got[seen] > 2.9) & (got[seen] < 81))

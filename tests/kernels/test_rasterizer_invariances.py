@@ -1,0 +1,117 @@
+"""What must not change the image: order, tiles, groups, whole-tile shifts, batching."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jwm_kernels import bin_tiles, project, rasterization
+from jwm_kernels.gaussian_rasterizer import blend_xla
+from jwm_kernels.gaussian_rasterizer.api import _pack_table
+from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec
+
+
+def _image(render, splats, **options):
+    image, alpha, _ = render(*splats.arrays, splats.width, splats.height, **options)
+    return np.concatenate([image, alpha], -1)
+
+
+def test_order_of_the_gaussians_does_not_matter(splats, render):
+    order = np.random.default_rng(0).permutation(64)
+    arrays = [array[order] for array in splats.arrays[:5]]
+    shuffled = render(*arrays, *splats.arrays[5:], splats.width, splats.height)[0]
+    np.testing.assert_allclose(
+        shuffled, render(*splats.arrays, splats.width, splats.height)[0], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("tile_size", [5, 16, 64])
+def test_tile_size_does_not_matter(splats, render, tile_size):
+    np.testing.assert_allclose(
+        _image(render, splats, tile_size=tile_size), _image(render, splats), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("group_pixels", "unroll"), [(1, 3), (300, 1), (4096, 8)])
+def test_grouping_does_not_matter(splats, group_pixels, unroll):
+    projection = project(*splats.arrays[:4], *splats.arrays[5:], splats.width, splats.height)
+    features = jnp.broadcast_to(splats.colors, (2, 64, 3))
+    lists = bin_tiles(projection, splats.width, splats.height, tile_size=8, capacity=2048)
+    spec = BlendSpec(splats.width, splats.height, 8, 0.99)
+    arguments = (_pack_table(projection, features), lists.rows, lists.starts, lists.counts)
+    tuning = {"group_pixels": group_pixels, "unroll": unroll}
+    expected = blend_xla.forward(*arguments, spec)
+    got = blend_xla.forward(*arguments, spec, **tuning)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    cotangents = [jnp.cos(7 * value) for value in expected]
+    grad = blend_xla.backward(*arguments, *expected, *cotangents, spec)
+    got = blend_xla.backward(*arguments, *expected, *cotangents, spec, **tuning)
+    np.testing.assert_allclose(got, grad, atol=2e-5 * float(jnp.abs(grad).max()))
+
+
+def test_many_channels_are_blended_like_few(splats, render):
+    """More than eight channels take another path through the blend."""
+    twelve = np.tile(splats.colors, (1, 4))
+    weight = np.random.default_rng(2).normal(size=(2, 28, 44, 12)).astype(np.float32)
+
+    def loss(colors, means, weight):
+        image = rasterization(
+            means, *splats.arrays[1:4], colors, *splats.arrays[5:], splats.width, splats.height
+        )[0]
+        return jnp.sum(image * weight), image
+
+    grad = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    (many, many_means), image = grad(twelve, splats.means, weight)
+    folded = weight.reshape(2, 28, 44, 4, 3).sum(3)
+    (few, few_means), expected = grad(splats.colors, splats.means, folded)
+    np.testing.assert_allclose(image, np.tile(expected, (1, 1, 1, 4)), atol=1e-6)
+    np.testing.assert_allclose(np.sum(many.reshape(64, 4, 3), 1), few, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(many_means, few_means, rtol=1e-3, atol=1e-3)
+
+
+def test_shift_by_whole_tiles_moves_the_image(splats, render):
+    shifted = splats.Ks.copy()
+    shifted[:, :2, 2] += [8, 16]
+    image = render(*splats.arrays, splats.width, splats.height)[0]
+    moved = render(*splats.arrays[:6], shifted, splats.width + 8, splats.height + 16)[0]
+    np.testing.assert_allclose(moved[:, 16:, 8:], image, atol=2e-5)
+
+
+def test_cameras_are_independent(splats, render):
+    both = render(*splats.arrays, splats.width, splats.height)[0]
+    second = render(
+        *splats.arrays[:5], splats.viewmats[1:], splats.Ks[1:], splats.width, splats.height
+    )[0]
+    np.testing.assert_allclose(both[1:], second, atol=1e-6)
+
+
+def test_host_sort_gives_the_same_image(splats, render):
+    np.testing.assert_array_equal(
+        _image(render, splats, host_sort=True), _image(render, splats, host_sort=False)
+    )
+
+
+def test_wide_keys_give_the_same_lists(splats, monkeypatch):
+    """Where tile and rank do not fit into 32 bits, they are sorted as two keys."""
+    projection = project(*splats.arrays[:4], *splats.arrays[5:], splats.width, splats.height)
+    arguments = (projection, splats.width, splats.height)
+    narrow = bin_tiles(*arguments, tile_size=8, capacity=1024)
+    monkeypatch.setattr("jwm_kernels.gaussian_rasterizer.binning.KEY_BITS", 10)
+    wide = bin_tiles(*arguments, tile_size=8, capacity=1024)
+    listed = int(narrow.counts.sum())
+    np.testing.assert_array_equal(narrow.counts, wide.counts)
+    np.testing.assert_array_equal(narrow.starts, wide.starts)
+    np.testing.assert_array_equal(narrow.rows[:listed], wide.rows[:listed])
+
+
+def test_equal_depths_keep_the_order_of_the_input(render, splats):
+    """Two coincident splats: the first one given is in front."""
+    arrays = [np.repeat(array[:1], 64, 0) for array in splats.arrays[:5]]
+    arrays[0] = np.tile(np.array([[0.0, 0.0, 5.0]], np.float32), (64, 1))
+    arrays[2] = np.full((64, 3), 2.0, np.float32)
+    arrays[3] = np.r_[0.9, 0.9, np.zeros(62)].astype(np.float32)
+    arrays[4] = np.eye(64, 3, dtype=np.float32)
+    centre = render(*arrays, *splats.arrays[5:], splats.width, splats.height)[0][0, 14, 22]
+    assert centre[0] == pytest.approx(0.9, abs=0.01)
+    assert centre[1] == pytest.approx(0.09, abs=0.01)
