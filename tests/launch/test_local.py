@@ -1,0 +1,146 @@
+"""The local launcher: exit codes, failures, signals; and a job of 2 processes x 2 devices."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCHER = ROOT / "launch" / "local.py"
+local = SimpleNamespace(**runpy.run_path(str(LAUNCHER)))
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", textwrap.dedent(code)]
+
+
+def test_every_process_learns_its_place():
+    env = local.environment(1, 3, 2, 4242)
+    assert env["JWM_COORDINATOR"] == "127.0.0.1:4242"
+    assert (env["JWM_PROCESS_ID"], env["JWM_NUM_PROCESSES"]) == ("1", "3")
+    assert (env["JAX_PLATFORMS"], env["JAX_NUM_CPU_DEVICES"]) == ("cpu", "2")
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"), [((0, 0), 0), ((0, 3), 3), ((75, 75), 75), ((0, 75), 75)]
+)
+def test_the_exit_code_is_that_of_the_job(codes, expected):
+    code = f"import os, sys; sys.exit({codes}[int(os.environ['JWM_PROCESS_ID'])])"
+    assert local.run_local(python(code), 2) == expected
+
+
+def test_one_failure_stops_the_others():
+    code = """
+        import os, sys, time
+        if os.environ["JWM_PROCESS_ID"] == "0":
+            sys.exit(4)
+        time.sleep(60)
+    """
+    assert local.run_local(python(code), 2, grace=5, timeout=30) == 4
+
+
+def test_a_job_that_hangs_ends_at_the_timeout():
+    assert local.run_local(python("import time; time.sleep(60)"), 1, grace=2, timeout=0.5) == 124
+
+
+def test_a_signal_reaches_every_process(capfd):
+    code = """
+        import signal, sys, time
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+        print("ready", flush=True)
+        time.sleep(60)
+    """
+    timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    assert local.run_local(python(code), 2, timeout=30) == 75
+
+
+def test_a_command_is_needed():
+    with pytest.raises(SystemExit) as exit_info:
+        local.main(["--processes", "2"])
+    assert exit_info.value.code == 2
+
+
+CONFIG = """
+    "A toy for two processes."
+    import os, signal, sys
+    sys.path.insert(0, {tests!r})
+    from training.toy import ToyExperiment, ToyTask
+    from jwm_jax.distributed import MeshConfig
+
+    class Interrupted(ToyTask):
+        def batches(self, start_step, rows):
+            for step, batch in enumerate(super().batches(start_step, rows), start_step):
+                if step == {kill_at} and os.environ.get("JWM_PROCESS_ID") == "1":
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+    class Experiment(ToyExperiment):
+        def task(self):
+            return Interrupted(self.seed, self.batch_size, self.noise)
+
+    def config():
+        return Experiment(mesh=MeshConfig({mesh}), steps=8, log_every=4, checkpoint_every=4)
+"""
+
+
+def train(folder: Path, out: str, mesh: str, *launcher: str, kill_at: int = -1) -> int:
+    path = folder / "toy_config.py"
+    path.write_text(
+        textwrap.dedent(CONFIG.format(tests=str(ROOT / "tests"), mesh=mesh, kill_at=kill_at))
+    )
+    jwm = [sys.executable, "-m", "jwm_jax.cli.main", "train", str(path), "--out", str(folder / out)]
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
+    return subprocess.run([*launcher, *jwm], env=env, timeout=240, check=False).returncode
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("mesh", ["data=4", "data=1, fsdp=2, tensor=2"])
+def test_two_processes_train_what_one_does_and_share_a_stop_signal(tmp_path, mesh):
+    from jwm_jax.checkpoint.model_dir import flatten, load_model
+
+    two = [sys.executable, str(LAUNCHER), "--processes", "2", "--devices", "2"]
+    two += ["--timeout", "200", "--"]
+    assert train(tmp_path, "one", mesh) == 0
+    assert train(tmp_path, "two", mesh, *two, kill_at=5) == 75
+    stopped = sorted(int(p.name) for p in (tmp_path / "two" / "checkpoints").iterdir())[-1]
+    assert 0 < stopped < 8
+    assert train(tmp_path, "two", mesh, *two) == 0
+    rows = [
+        [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()]
+        for out in ("one", "two")
+    ]
+    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
+    for a, b in zip(*rows, strict=True):
+        if a["kind"] == "train":
+            np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+    _, one = load_model(tmp_path / "one" / "model", "codec")
+    _, both = load_model(tmp_path / "two" / "model", "codec")
+    for name, value in flatten(one).items():
+        np.testing.assert_allclose(flatten(both)[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.multiprocess
+def test_a_process_that_is_left_alone_fails_loudly(tmp_path):
+    launcher = [sys.executable, str(LAUNCHER), "--processes", "2", "--"]
+    code = """
+        import os
+        for name in ("JWM_COORDINATOR", "JWM_NUM_PROCESSES", "JWM_PROCESS_ID"):
+            del os.environ[name]
+        from jwm_jax.distributed import HostConfig, initialize
+        initialize(HostConfig(expected_processes=2))
+    """
+    done = subprocess.run(
+        [*launcher, *python(code)], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1
+    assert "2 processes were expected, but this job has 1" in done.stdout
