@@ -40,9 +40,10 @@ def run(options: Options) -> None:
 
     from jwm_jax.data import load_clip
     from jwm_jax.scene import tiny_size
-    from jwm_jax.worldrec import WorldRec
 
     clip = load_clip(options.clip)
+    from jwm_jax.worldrec import WorldRec
+
     rec = WorldRec.from_pretrained(options.rec)
     clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
     context = _spread(clip.num_frames, options.frames)
@@ -101,8 +102,7 @@ def _render_all(scene, clip, frames) -> dict:
         views = []
         for v in range(clip.num_views):
             camera = clip.camera(pose, v)
-            moved = np.asarray(camera.world_from_camera, np.float32)
-            moved = moved.copy()
+            moved = np.array(camera.world_from_camera, np.float32)
             moved[:3, 3] += shift * clip.world_from_ego[pose, :3, 1].astype(np.float32)
             time_now = np.float32(clip.times[int(t), v] - scene.start)
             views.append(np.asarray(draw(scene, Camera(camera.intrinsics, moved), time_now)))
