@@ -1,0 +1,30 @@
+"""The joint stage of the `tiny` generator: teacher forcing with priors from WorldRec `tiny`.
+
+Third of three stages, and the one whose weights ship as worldgen-tiny. Reproduces the coupling of
+arXiv 2605.18137 (rendered scene as condition) on the procedural streets: the scene is that of the
+first instant, the targets are the 2.4 s that follow. Data, codec and hardware as for
+`worldgen_tiny`, from whose weights it starts:
+
+    jwm train worldgen_joint_tiny --out runs/worldgen_joint_tiny
+
+The first run encodes the data set with its priors, about one second a clip on two CPU cores.
+"""
+
+from dataclasses import replace
+
+from jwm_configs import worldgen_tiny
+from jwm_jax.training.joint import JointExperiment
+
+
+def config() -> JointExperiment:
+    """The experiment."""
+    base = worldgen_tiny.config()
+    fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
+    return JointExperiment(
+        **{
+            **fields,
+            "name": "worldgen_joint_tiny",
+            "init_from": "runs/worldgen_tiny/model",
+            "optimizer": replace(base.optimizer, learning_rate=5e-4),
+        }
+    )
