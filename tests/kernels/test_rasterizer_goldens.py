@@ -51,8 +51,10 @@ def _render_guitar(golden, dtype):
             backgrounds=background, max_alpha=0.999, capacity=capacity, host_sort=False,
         )  # fmt: skip
         rgb, depth, alpha = image[..., :3], image[..., 3], alpha[..., 0]
+
         def mean(values):
             return jnp.sum(jnp.mean(values.reshape(2, -1), -1))
+
         total = mean(rgb * golden["loss_w_rgb"]) + mean(alpha * golden["loss_w_alpha"])
         total += 0.1 * mean(depth * golden["loss_w_depth"])
         return total, (rgb, depth, alpha, meta)

@@ -25,49 +25,53 @@ def test_order_of_the_gaussians_does_not_matter(splats, render):
     )
 
 
-@pytest.mark.parametrize("tile_size", [5, 16, 64])
+@pytest.mark.parametrize("tile_size", [5, 64])
 def test_tile_size_does_not_matter(splats, render, tile_size):
     np.testing.assert_allclose(
         _image(render, splats, tile_size=tile_size), _image(render, splats), atol=1e-6
     )
 
 
-@pytest.mark.parametrize(("group_pixels", "unroll"), [(1, 3), (300, 1), (4096, 8)])
-def test_grouping_does_not_matter(splats, group_pixels, unroll):
+def test_grouping_does_not_matter(splats):
+    """Groups of three tiles against all tiles at once."""
     projection = project(*splats.arrays[:4], *splats.arrays[5:], splats.width, splats.height)
     features = jnp.broadcast_to(splats.colors, (2, 64, 3))
     lists = bin_tiles(projection, splats.width, splats.height, tile_size=8, capacity=2048)
     spec = BlendSpec(splats.width, splats.height, 8, 0.99)
     arguments = (_pack_table(projection, features), lists.rows, lists.starts, lists.counts)
-    tuning = {"group_pixels": group_pixels, "unroll": unroll}
-    expected = blend_xla.forward(*arguments, spec)
-    got = blend_xla.forward(*arguments, spec, **tuning)
+    tuning = {"group_pixels": 200, "unroll": 3}
+    expected = jax.jit(lambda *a: blend_xla.forward(*a, spec))(*arguments)
+    got = jax.jit(lambda *a: blend_xla.forward(*a, spec, **tuning))(*arguments)
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     cotangents = [jnp.cos(7 * value) for value in expected]
-    grad = blend_xla.backward(*arguments, *expected, *cotangents, spec)
-    got = blend_xla.backward(*arguments, *expected, *cotangents, spec, **tuning)
+    arguments = (*arguments, *expected, *cotangents)
+    grad = jax.jit(lambda *a: blend_xla.backward(*a, spec))(*arguments)
+    got = jax.jit(lambda *a: blend_xla.backward(*a, spec, **tuning))(*arguments)
     np.testing.assert_allclose(got, grad, atol=2e-5 * float(jnp.abs(grad).max()))
 
 
-def test_many_channels_are_blended_like_few(splats, render):
+def test_many_channels_are_blended_like_few(splats):
     """More than eight channels take another path through the blend."""
-    twelve = np.tile(splats.colors, (1, 4))
     weight = np.random.default_rng(2).normal(size=(2, 28, 44, 12)).astype(np.float32)
+    few_weight = weight.reshape(2, 28, 44, 4, 3).sum(3)
 
-    def loss(colors, means, weight):
-        image = rasterization(
-            means, *splats.arrays[1:4], colors, *splats.arrays[5:], splats.width, splats.height
-        )[0]
-        return jnp.sum(image * weight), image
+    @jax.jit
+    def gradients(colors, means):
+        def loss(colors, means, copies, weight):
+            image = rasterization(
+                means, *splats.arrays[1:4], jnp.tile(colors, (1, copies)), *splats.arrays[5:],
+                splats.width, splats.height,
+            )[0]  # fmt: skip
+            return jnp.sum(image * weight)
 
-    grad = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
-    (many, many_means), image = grad(twelve, splats.means, weight)
-    folded = weight.reshape(2, 28, 44, 4, 3).sum(3)
-    (few, few_means), expected = grad(splats.colors, splats.means, folded)
-    np.testing.assert_allclose(image, np.tile(expected, (1, 1, 1, 4)), atol=1e-6)
-    np.testing.assert_allclose(np.sum(many.reshape(64, 4, 3), 1), few, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(many_means, few_means, rtol=1e-3, atol=1e-3)
+        many = jax.value_and_grad(loss, argnums=(0, 1))(colors, means, 4, weight)
+        return many, jax.value_and_grad(loss, argnums=(0, 1))(colors, means, 1, few_weight)
+
+    (many, many_grads), (few, few_grads) = gradients(splats.colors, splats.means)
+    np.testing.assert_allclose(many, few, rtol=1e-5)
+    for a, b in zip(many_grads, few_grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()))
 
 
 def test_shift_by_whole_tiles_moves_the_image(splats, render):
@@ -79,17 +83,17 @@ def test_shift_by_whole_tiles_moves_the_image(splats, render):
 
 
 def test_cameras_are_independent(splats, render):
+    """A second camera that sees nothing changes nothing in the first."""
+    views = splats.viewmats.copy()
+    views[1, 2, 3] = -1000.0
+    apart = render(*splats.arrays[:5], views, splats.Ks, splats.width, splats.height)[0]
     both = render(*splats.arrays, splats.width, splats.height)[0]
-    second = render(
-        *splats.arrays[:5], splats.viewmats[1:], splats.Ks[1:], splats.width, splats.height
-    )[0]
-    np.testing.assert_allclose(both[1:], second, atol=1e-6)
+    np.testing.assert_allclose(apart[0], both[0], atol=1e-6)
+    assert not np.any(apart[1])
 
 
 def test_host_sort_gives_the_same_image(splats, render):
-    np.testing.assert_array_equal(
-        _image(render, splats, host_sort=True), _image(render, splats, host_sort=False)
-    )
+    np.testing.assert_array_equal(_image(render, splats, host_sort=True), _image(render, splats))
 
 
 def test_wide_keys_give_the_same_lists(splats, monkeypatch):
