@@ -74,7 +74,8 @@ def make(options: MakeOptions) -> None:
     with counting("Rendering clips") as report:
         make_dataset(folder, config, report)
     print(f"{options.clips} clips of {options.frames} frames: {folder}")
-    say_next(f"jwm data check dataset:{folder}", f"jwm demo --clip dataset:{folder}")
+    spec = f"dataset:{folder}"
+    say_next(("jwm", "data", "check", spec), ("jwm", "demo", "--clip", spec))
 
 
 def check(options: CheckOptions) -> None:
@@ -105,5 +106,5 @@ def check(options: CheckOptions) -> None:
     path = folder.create() / "check.png"
     Image.fromarray(clip_sheet(clip, options.frames)).save(path)
     print(f"{'no problems found' if not findings else 'no errors'}; drawn on {path}")
-    demo = [f"jwm demo --clip {options.clip}"] if clip.num_frames >= MIN_FRAMES else []
-    say_next(f"jwm reconstruct {options.clip}", *demo)
+    demo = [("jwm", "demo", "--clip", options.clip)] if clip.num_frames >= MIN_FRAMES else []
+    say_next(("jwm", "reconstruct", options.clip), *demo)

@@ -74,5 +74,8 @@ def run(options: Options) -> None:
     )
     out = rollout.save(folder.create())
     print(f"{len(rollout.frames)} frames: {out / 'rollout.mp4'}")
-    other = "--no-prior" if options.prior else f"--seed {options.seed + 1}"
-    say_next(f"jwm generate {options.clip} {other}", f"jwm demo --clip {options.clip}")
+    other = ["--no-prior"] if options.prior else ["--seed", str(options.seed + 1)]
+    say_next(
+        ["jwm", "generate", options.clip, *other],
+        ["jwm", "demo", "--clip", options.clip],
+    )

@@ -6,6 +6,8 @@ there is something to write, so that a failed run leaves no empty folder behind.
 
 import os
 import re
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,8 +89,13 @@ def _next_numbered(root: Path, verb: str) -> Path:
             number += 1
 
 
-def say_next(*commands: str) -> None:
-    """Print the commands a user may want to try after this one."""
+def say_next(*commands: str | Sequence[str | Path]) -> None:
+    """Print the commands a user may want to try after this one.
+
+    Args:
+        commands: Lines as they are, or words that are quoted for the shell where they need it.
+    """
     print("\nNext:")
     for command in commands:
-        print(f"  {command}")
+        line = command if isinstance(command, str) else shlex.join(str(word) for word in command)
+        print(f"  {line}")

@@ -39,6 +39,7 @@ def run(options: Options) -> None:
     import numpy as np
 
     from jwm_jax.data import load_clip
+    from jwm_jax.data.checks import MIN_FRAMES
     from jwm_jax.scene import tiny_size
 
     clip = load_clip(options.clip)
@@ -73,10 +74,8 @@ def run(options: Options) -> None:
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(f"{out}: {', '.join(summary['files'])}")
-    enough = clip.num_frames >= 9
-    say_next(
-        *([f"jwm generate {options.clip}"] if enough else []), f"jwm data check {options.clip}"
-    )
+    future = [("jwm", "generate", options.clip)] if clip.num_frames >= MIN_FRAMES else []
+    say_next(*future, ("jwm", "data", "check", options.clip))
 
 
 def _spread(have: int, most: int):
