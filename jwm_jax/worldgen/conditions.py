@@ -44,8 +44,8 @@ class Conditions:
     layout: Float[Array, "*b f height width 3"] | None = None
     prior: Float[Array, "*b 4 height width 3"] | None = None
     prior_alpha: Float[Array, "*b 4 height width"] | None = None
-    ego_motion: Float[Array, "*b 4 4"] | None = None
-    style: Int[Array, "*b n"] | Mapping[str, str] | None = None
+    ego_motion: Float[Array, "*m 4 4"] | None = None
+    style: Int[Array, "*s n"] | Mapping[str, str] | None = None
 
 
 @pytree_dataclass

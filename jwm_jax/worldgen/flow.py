@@ -24,7 +24,7 @@ def shift_sigma(u: Float[jax.Array, "*b"], shift: float) -> Float[jax.Array, "*b
     return shift * u / (1.0 + (shift - 1.0) * u)
 
 
-def sigma_schedule(steps: int, shift: float) -> Float[np.ndarray, " steps+1"]:
+def sigma_schedule(steps: int, shift: float) -> Float[np.ndarray, " sigmas"]:
     """Sigmas of a sampler from 1 down to 0, float32.
 
     Raises:

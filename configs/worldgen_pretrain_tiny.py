@@ -1,0 +1,43 @@
+"""Bidirectional pretraining of the `tiny` generator (192 wide, 6 layers) on the procedural streets.
+
+First of two stages; the second, `worldgen_tiny`, starts from its weights. Needs the `tiny` codec
+and the data of `codec_tiny`:
+
+    jwm data make --rung easy --clips 400 --views front --out data/streets_easy
+    jwm data make --rung full --clips 400 --views front --out data/streets_full
+    jwm train worldgen_pretrain_tiny --out runs/worldgen_pretrain_tiny
+
+The first run encodes the clips into runs/latents (about half a second an example), later ones
+find them there. `--source.videos` takes videos without calibration, for example the real drive
+$JWM_DATA/real_driving_clips/nvidia_sample_av_mv_input_rgb.mp4. Hardware: 2 CPU cores as two
+simulated devices.
+"""
+
+from jwm_jax.distributed.mesh import MeshConfig
+from jwm_jax.training.latents import LatentSource
+from jwm_jax.training.optimizer import OptimizerConfig
+from jwm_jax.training.pretrain import PretrainExperiment
+from jwm_jax.worldgen.config import SIZES
+
+
+def config() -> PretrainExperiment:
+    """The experiment."""
+    return PretrainExperiment(
+        name="worldgen_pretrain_tiny",
+        steps=2000,
+        batch_size=8,
+        mesh=MeshConfig(data=-1),
+        optimizer=OptimizerConfig(
+            learning_rate=1.5e-3,
+            warmup_steps=60,
+            final_fraction=0.1,
+            weight_decay=0.01,
+            b2=0.97,
+            ema_decay=0.995,
+        ),
+        model=SIZES["tiny"],
+        source=LatentSource(datasets=("data/streets_easy", "data/streets_full")),
+        log_every=20,
+        eval_every=500,
+        checkpoint_minutes=4.0,
+    )

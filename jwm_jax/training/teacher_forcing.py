@@ -1,0 +1,142 @@
+"""Teacher forcing: every frame of a clip from its noisy self and the true frames before it, at
+once.
+
+Noisy frame i sees what a session sees when it generates frame i (`worldgen.masks`), so the trained
+model runs causally with a cache. Each noisy frame draws its own sigma; the loss is
+
+    |x0_hat - x0|^2 / max(sigma, 0.2)^2
+
+over frames 1..K. At inference the history is the model's own output, not the truth; noise of a
+random strength on the clean frames after the first (at sigma 0 all the same) prepares the model for
+that.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jwm_jax.training.worldgen_task import (
+    NoiseConfig,
+    WorldGenExperiment,
+    WorldGenTask,
+    x0_loss,
+)
+from jwm_jax.worldgen.conditions import LatentConditions, drop_conditions
+from jwm_jax.worldgen.config import WorldGenConfig
+from jwm_jax.worldgen.flow import add_noise, logit_normal_sigma, x0_weight
+from jwm_jax.worldgen.forward import predict_teacher_forced
+from jwm_jax.worldgen.sampler import rollout_latents
+
+
+def teacher_forcing_loss(
+    config: WorldGenConfig,
+    noise: NoiseConfig,
+    params: Any,
+    latents: Float[jax.Array, "b v f h w c"],
+    conditions: LatentConditions,
+    key: jax.Array,
+    dropout: Mapping[str, float],
+    history: float,
+    dtype: Any = jnp.float32,
+) -> tuple[Float[jax.Array, ""], dict[str, jax.Array]]:
+    """Flow loss of frames 1..K given the frames before each.
+
+    Args:
+        config: shape of the network.
+        noise: distribution of sigma.
+        params: parameters without boxes.
+        latents: clean clips of K + 1 frames.
+        conditions: of the same frames.
+        key: typed PRNG key.
+        dropout: probability of hiding each condition.
+        history: largest standard deviation of the noise on the history.
+        dtype: compute type.
+
+    Returns:
+        The loss and the metrics of `x0_loss`.
+    """
+    key_sigma, key_noise, key_drop, key_level, key_history = jax.random.split(key, 5)
+    batch, count = latents.shape[0], latents.shape[2] - 1
+    conditions = drop_conditions(key_drop, conditions, dropout)
+    level = history * jax.random.uniform(key_level, (batch, 1, 1, 1, 1, 1))
+    clean = latents[:, :, :-1]
+    disturbed = clean + level * jax.random.normal(key_history, clean.shape)
+    clean = jnp.concatenate([clean[:, :, :1], disturbed[:, :, 1:]], axis=2)
+    target = latents[:, :, 1:]
+    sigma = logit_normal_sigma(key_sigma, (batch, count), noise.sigma_mean, noise.sigma_deviation)
+    noisy = add_noise(target, jax.random.normal(key_noise, target.shape), sigma)
+    predicted = predict_teacher_forced(config, params, clean, noisy, sigma, conditions, dtype)
+    return x0_loss(predicted, target, x0_weight(sigma), clean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherForcingExperiment(WorldGenExperiment):
+    """Teacher forcing.
+
+    Attributes:
+        rollout_steps: denoising steps of the rollouts that evaluation measures.
+    """
+
+    rollout_steps: int = 4
+
+    def task(self) -> "TeacherForcingTask":
+        """Builds the task."""
+        return TeacherForcingTask(self)
+
+
+class TeacherForcingTask(WorldGenTask):
+    """Teacher forcing as the loop sees it."""
+
+    def flow_loss(
+        self, params: Any, batch: Any, key: Any, dropout: Mapping[str, float], history: float
+    ) -> tuple[Any, dict[str, Any]]:
+        """Loss of a batch of windows."""
+        latents, conditions = batch
+        config = self.config
+        return teacher_forcing_loss(
+            config.model,
+            config.noise,
+            params,
+            latents,
+            conditions,
+            key,
+            dropout,
+            history,
+            self.dtype,
+        )
+
+    def evaluate(self, params: Any) -> dict[str, float]:
+        """Held-out loss, and how far rollouts drift from the truth beside copying the first frame.
+
+        Rollouts run on the model's own output; errors are mean squares in latents of unit variance
+        at the first, the middle and the last frame.
+        """
+        values = super().evaluate(params)
+        batch = self.held_out_batch()
+        if batch is None:
+            return values
+        latents, conditions = batch
+        rolled = self._rollout(params, latents[:, :, :1], conditions)
+        last = latents.shape[2] - 1
+        for frame in sorted({1, (last + 1) // 2, last}):
+            truth = latents[:, :, frame]
+            values[f"rollout_mse_{frame}"] = float(jnp.mean((rolled[:, :, frame] - truth) ** 2))
+            values[f"copy_mse_{frame}"] = float(jnp.mean((latents[:, :, 0] - truth) ** 2))
+        return values
+
+    @cached_property
+    def _rollout(self) -> Any:
+        config = self.config
+
+        def run(params: Any, first: jax.Array, conditions: LatentConditions) -> jax.Array:
+            key = jax.random.key(0)
+            return rollout_latents(
+                config.model, params, first, conditions, key, config.rollout_steps, self.dtype
+            )
+
+        return jax.jit(run)

@@ -1,0 +1,228 @@
+"""What the generator's trainings share: data as latents, batches of windows, warm start, export."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jwm_jax.checkpoint.model_dir import WEIGHTS, check_params, load_model
+from jwm_jax.errors import UsageError
+from jwm_jax.training.config import ExperimentConfig
+from jwm_jax.training.latents import (
+    LatentSet,
+    LatentSource,
+    Prior,
+    open_latents,
+    stack_windows,
+)
+from jwm_jax.training.sampling import example_indices, step_rng
+from jwm_jax.training.task import Task
+from jwm_jax.worldgen.codec import VideoCodec
+from jwm_jax.worldgen.conditions import LatentConditions
+from jwm_jax.worldgen.config import SIZES, WorldGenConfig
+from jwm_jax.worldgen.forward import init_params
+from jwm_jax.worldgen.model import WorldGen
+
+DROPOUT = {"layout": 0.1, "prior": 0.15, "ego_motion": 0.1, "style": 0.1, "rays": 0.05}
+"""Probability with which training hides each condition from a sample."""
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """How much noise training adds, and where.
+
+    Attributes:
+        sigma_mean: mean of the normal variable whose logistic function is sigma.
+        sigma_deviation: its standard deviation.
+        history: largest standard deviation of the noise on clean history frames, drawn uniformly
+            from [0, history] for every sample; it teaches the model to distrust its own past.
+    """
+
+    sigma_mean: float = 0.6
+    sigma_deviation: float = 1.2
+    history: float = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldGenExperiment(ExperimentConfig):
+    """Settings that the generator's trainings share.
+
+    Attributes:
+        model: shape of the network; its ``codec`` names the codec that makes the latents.
+        source: the clips.
+        latents: folder in which encoded data sets are kept between runs.
+        noise: noise levels.
+        dropout: probability of hiding each condition from a sample.
+        init_from: model directory or shipped size to start from; None starts from scratch.
+    """
+
+    model: WorldGenConfig = SIZES["tiny"]
+    source: LatentSource = field(default_factory=LatentSource)
+    latents: str = "runs/latents"
+    noise: NoiseConfig = NoiseConfig()
+    dropout: dict[str, float] = field(default_factory=lambda: dict(DROPOUT))
+    init_from: str | None = None
+
+
+class WorldGenTask(Task):
+    """Base of the generator's tasks; `loss` has to be written.
+
+    Attributes:
+        config: the experiment.
+    """
+
+    prior: Prior | None = None
+    prior_name = "none"
+
+    def __init__(self, config: WorldGenExperiment) -> None:
+        self.config = config
+
+    @cached_property
+    def codec(self) -> VideoCodec:
+        """The codec that makes the latents."""
+        return VideoCodec.from_pretrained(self.config.model.codec)
+
+    @cached_property
+    def data(self) -> LatentSet:
+        """The encoded examples; the first access may encode them."""
+        return open_latents(
+            self.config.latents,
+            self.config.source,
+            self.config.model,
+            self.codec,
+            self.prior,
+            self.prior_name,
+        )
+
+    @property
+    def dtype(self) -> Any:
+        """float32 on a CPU, bfloat16 elsewhere."""
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+
+    def init(self, key: Any) -> Any:
+        """Boxed parameters of the network."""
+        return init_params(self.config.model, key)
+
+    def warm_start(self, params: Any) -> Any:
+        """The weights of ``init_from``, every tensor of them.
+
+        Raises:
+            UsageError: there is no such model.
+            DataError: it is of another size.
+        """
+        source = self.config.init_from
+        if source is None:
+            return None
+        try:
+            _, given = load_model(source, "worldgen")
+        except UsageError as error:
+            raise UsageError(
+                f"init_from: {error} Train the stage before this one first, or set init_from."
+            ) from None
+        check_params(given, params, f"init_from {source}")
+        return given
+
+    def batches(self, start_step: int, rows: slice) -> Iterator[Any]:
+        """Windows of examples: a pure function of (seed, step)."""
+        examples = np.flatnonzero(~np.asarray(self.data.held_out))
+        if not len(examples):
+            raise UsageError("source.held_out leaves no example to train on; make it smaller.")
+        config, step = self.config, start_step
+        while True:
+            chosen = example_indices(config.seed, step, len(examples), config.batch_size)
+            yield stack_windows(
+                [
+                    self._window(examples[chosen[row]], step_rng(config.seed, step, row))
+                    for row in range(config.batch_size)[rows]
+                ]
+            )
+            step += 1
+
+    def _window(self, example: int, random: np.random.Generator) -> Any:
+        frames = self.config.source.window
+        starts = self.data.latents.shape[2] - frames + 1
+        return self.data.window(int(example), int(random.integers(starts)), frames)
+
+    def held_out_batch(self, limit: int = 16) -> tuple[np.ndarray, LatentConditions] | None:
+        """Windows of examples that are never trained on, from their start; None without any."""
+        examples = np.flatnonzero(np.asarray(self.data.held_out))
+        if not len(examples):
+            return None
+        examples = examples[:: max(1, len(examples) // limit)][:limit]
+        frames = self.config.source.window
+        return stack_windows([self.data.window(int(i), 0, frames) for i in examples])
+
+    def evaluate(self, params: Any) -> dict[str, float]:
+        """The loss on held-out examples with fixed noise and no condition hidden."""
+        batch = self.held_out_batch()
+        if batch is None:
+            return {}
+        _, metrics = self._evaluation_loss(params, batch)
+        return {f"held_out_{name}": float(value) for name, value in metrics.items()}
+
+    @cached_property
+    def _evaluation_loss(self) -> Any:
+        def run(params: Any, batch: Any) -> Any:
+            key = jax.random.key(0)
+            value, metrics = self.flow_loss(params, batch, key, {}, 0.0)
+            return value, {"loss": value, **metrics}
+
+        return jax.jit(run)
+
+    def loss(self, params: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+        """The flow loss with this experiment's dropout and history noise."""
+        config = self.config
+        return self.flow_loss(params, batch, key, config.dropout, config.noise.history)
+
+    def flow_loss(
+        self, params: Any, batch: Any, key: Any, dropout: Mapping[str, float], history: float
+    ) -> tuple[Any, dict[str, Any]]:
+        """The loss of this paradigm; subclasses write it."""
+        raise NotImplementedError(f"{type(self).__name__} must define flow_loss().")
+
+    def next_commands(self, model: str) -> tuple[str, ...]:
+        """Look at what the model generates."""
+        return (f"jwm evaluate worldgen --worldgen {model}",)
+
+    def save(self, params: Any, directory: Any) -> None:
+        """Exports a model directory, with the codec in it unless it ships with the package."""
+        config = self.config
+        shipped = (WEIGHTS / f"codec-{config.model.codec}").is_dir()
+        sources = [*config.source.datasets, *(Path(name).name for name in config.source.videos)]
+        card = (
+            f"# WorldGen, experiment {config.name}\n\n"
+            f"Trained by `jwm train {config.name}` on {', '.join(sources)}: {config.steps} steps "
+            f"of {config.batch_size} windows of {config.source.window} latent frames. "
+            "metrics.jsonl beside this folder has the scores.\n"
+        )
+        model = WorldGen(config.model, params, self.codec)
+        model.save_pretrained(directory, card=card, with_codec=not shipped)
+
+
+def x0_loss(
+    predicted: Float[jax.Array, "b v f h w c"],
+    target: Float[jax.Array, "b v f h w c"],
+    weight: Float[jax.Array, "b f"],
+    base: Float[jax.Array, "b v f h w c"],
+) -> tuple[Float[jax.Array, ""], dict[str, jax.Array]]:
+    """Weighted squared error of predicted clean latents.
+
+    Args:
+        predicted: by the network.
+        target: true latents.
+        weight: per latent frame, `flow.x0_weight`.
+        base: what the network starts from, for comparison.
+
+    Returns:
+        The loss, and ``x0_mse`` beside ``base_mse``, unweighted.
+    """
+    error = jnp.square(predicted - target)
+    loss = jnp.mean(weight[:, None, :, None, None, None] * error)
+    metrics = {"x0_mse": jnp.mean(error), "base_mse": jnp.mean(jnp.square(base - target))}
+    return loss, metrics
