@@ -31,6 +31,7 @@ from jwm_jax.scene import (
     stack_cameras,
     transform_points,
 )
+from jwm_jax.scene.pytree import Array
 from jwm_jax.worldrec import WorldRec
 
 GENERATED_CONFIDENCE = 0.5

@@ -1,0 +1,202 @@
+"""The joint model: priors show what is known, key frames fill what is not, rollouts repeat."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jwm_jax.errors import DataError
+from jwm_jax.joint import JointWorldModel, extend_scene, render_prior, with_room
+from jwm_jax.scene import (
+    EGO_FROM_OPENCV,
+    Camera,
+    Clip,
+    Intrinsics,
+    Scene,
+    Tracks,
+    Trajectory,
+    make_gaussians,
+    make_transform,
+    stack_cameras,
+    yaw_rotation,
+)
+from jwm_jax.worldgen import VideoCodec, WorldGen, WorldGenConfig
+from jwm_jax.worldgen.codec_network import CodecConfig, CodecNetwork
+from jwm_jax.worldrec import StageConfig, WorldRec, WorldRecConfig
+
+HEIGHT, WIDTH = 96, 96
+LENS = Intrinsics(np.array([[70.0, 0, 48], [0, 70, 40], [0, 0, 1]]), WIDTH, HEIGHT)
+MOUNT = make_transform(np.eye(3), np.array([1.0, 0.0, 1.6])) @ EGO_FROM_OPENCV
+
+REC = WorldRecConfig(
+    cell=(8, 8),
+    width=16,
+    hidden=16,
+    weight_hidden=8,
+    stem=8,
+    stages=(StageConfig(8, 1, 1, 1, True), StageConfig(16, 1, 2, 2, False)),
+    pyramid=8,
+    levels=2,
+    max_tracks=4,
+    sky=(4, 8),
+    buckets=(1, 2, 4),
+)
+GEN = WorldGenConfig(
+    dim=16,
+    num_layers=2,
+    num_heads=2,
+    ffn_dim=16,
+    freq_dim=16,
+    latent_channels=4,
+    head_channels=4,
+    window=2,
+)
+
+
+def drive(frames):
+    position = np.zeros((frames, 3))
+    position[:, 0] = np.arange(frames) * 0.5
+    return make_transform(np.broadcast_to(np.eye(3), (frames, 3, 3)), position)
+
+
+def clip(frames=1):
+    ego = drive(frames)
+    ramp = np.linspace(0, 255, WIDTH)[None, None, :, None]
+    image = np.broadcast_to(ramp, (frames, HEIGHT, WIDTH, 3)).astype(np.uint8)
+    return Clip(
+        images=(image,),
+        times=100.0 + 0.1 * np.arange(frames)[:, None],
+        world_from_ego=ego,
+        world_from_camera=(ego @ MOUNT)[:, None],
+        cameras=(LENS,),
+        view_names=("front",),
+    )
+
+
+def future(frames):
+    return Trajectory(100.1 + 0.1 * np.arange(frames), drive(frames + 1)[1:])
+
+
+@pytest.fixture(scope="module")
+def world():
+    codec_config = CodecConfig(latent_channels=4, half_width=4, quarter_width=4, eighth_width=4)
+    network = CodecNetwork(codec_config)
+    params = nn.unbox(network.init(jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3))))["params"]
+    codec = VideoCodec(codec_config, params)
+    return JointWorldModel(
+        WorldRec.initialize(REC, jax.random.key(1)), WorldGen.from_scratch(GEN, codec, seed=2)
+    )
+
+
+def wall():
+    """A scene that fills the left half of the picture with red, ten metres ahead."""
+    y, z = np.meshgrid(np.arange(0.3, 8, 0.5), np.arange(-8, 9, 0.5))
+    means = np.stack([np.full(y.size, 11.0), y.ravel(), z.ravel()], axis=1).astype(np.float32)
+    n = len(means)
+    gaussians = make_gaussians(
+        means=jnp.asarray(means),
+        colors=jnp.broadcast_to(jnp.asarray([0.9, 0.1, 0.1]), (n, 3)),
+        scales=jnp.full((n, 3), 0.35),
+        opacities=jnp.full(n, 0.95),
+    )
+    return Scene(gaussians, start=100.0)
+
+
+def front(pose=MOUNT):
+    return Camera(LENS, np.asarray(pose, np.float32))
+
+
+def test_a_prior_shows_what_is_known_and_is_black_elsewhere():
+    prior = render_prior(wall(), stack_cameras([front()]), np.zeros(1, np.float32))
+    assert prior.alpha[0, :, :40].mean() > 0.9 and prior.rgb[0, 48, 20, 0] > 0.7
+    assert prior.alpha[0, :, 60:].max() < 0.05 and prior.rgb[0, :, 60:].max() < 0.05
+
+
+def test_key_frames_fill_only_what_was_open(world):
+    rows = REC.capacity(1, HEIGHT, WIDTH)
+    before = with_room(wall(), rows)
+    known = wall().gaussians.capacity
+    frame = clip().view(0)
+    pose = make_transform(yaw_rotation(np.asarray(0.2)), np.array([0.5, 0.2, 0.0]))
+    camera = Camera(LENS, pose @ MOUNT)
+    after, count = extend_scene(world.rec, before, frame, (camera,), pose, 100.5, None, known)
+    assert count == np.asarray(after.gaussians.mask)[known:].sum() > 20
+    for name in ("means", "colors", "mask"):
+        np.testing.assert_array_equal(
+            getattr(after.gaussians, name)[:known], getattr(before.gaussians, name)[:known]
+        )
+    added = np.asarray(after.gaussians.mask).copy()
+    added[:known] = False
+    uv, depth = camera.project(np.asarray(after.gaussians.means, np.float64)[added])
+    alpha = render_prior(before, stack_cameras([camera]), np.full(1, 0.5, np.float32)).alpha[0]
+    assert (depth > 0).all()
+    assert np.asarray(alpha)[uv[:, 1].astype(int), uv[:, 0].astype(int)].max() < 0.5
+    np.testing.assert_allclose(np.asarray(after.gaussians.confidence)[added], 0.5)
+    np.testing.assert_allclose(np.asarray(after.gaussians.time)[added], 0.5, atol=1e-5)
+    lens = stack_cameras([camera])
+    open_before, open_after = (
+        1 - np.asarray(render_prior(s, lens, np.full(1, 0.5, np.float32)).alpha).mean()
+        for s in (before, after)
+    )
+    assert open_after < open_before - 0.05
+
+
+def test_rollouts_repeat_by_seed_and_the_prior_matters(world):
+    one = world.rollout(clip(), future(9), seed=0, steps=2)
+    assert one.frames.shape == (8, 1, HEIGHT, WIDTH, 3), "trimmed to whole chunks"
+    assert one.prior.shape == one.frames.shape and one.prior_alpha.max() > 200
+    np.testing.assert_allclose(one.times, 100.1 + 0.1 * np.arange(8))
+    again = world.rollout(clip(), future(9), seed=0, steps=2)
+    np.testing.assert_array_equal(one.frames, again.frames)
+    other = world.rollout(clip(), future(9), seed=1, steps=2)
+    assert (one.frames != other.frames).any()
+    plain = world.rollout(clip(), future(9), seed=0, steps=2, use_prior=False)
+    assert plain.prior is None and plain.scene is None
+
+
+def test_the_prior_follows_the_trajectory(world):
+    straight = world.rollout(clip(), future(4), steps=1)
+    left = world.rollout(clip(), future(4).shifted(1.0), steps=1)
+    assert np.abs(straight.prior.astype(int) - left.prior).mean() > 1
+
+
+def test_feedback_grows_the_scene_within_its_buffer(world):
+    plain = world.rollout(clip(), future(8), steps=1)
+    grown = world.rollout(clip(), future(8), steps=1, key_frame_every=1, key_frame_holes=0.0)
+    rows = REC.capacity(1, HEIGHT, WIDTH)
+    assert grown.scene.gaussians.capacity == plain.scene.gaussians.capacity + 2 * rows
+    assert len(grown.metrics["key_frames"]) == 2
+    added = sum(k["gaussians"] for k in grown.metrics["key_frames"])
+    assert grown.scene.gaussians.count() == plain.scene.gaussians.count() + added
+
+
+def test_layout_is_drawn_from_the_tracks_given(world):
+    tracks = Tracks(
+        times=np.array([100.0]),
+        centers=np.array([[[12.0, 0, 0.8]]]),
+        quats=np.array([[[1.0, 0, 0, 0]]]),
+        sizes=np.array([[4.0, 1.8, 1.6]]),
+        valid=np.array([[True]]),
+        category=np.zeros(1, np.int32),
+        ids=("car",),
+    )
+    told = world.rollout(clip(), future(4), steps=1, tracks=tracks)
+    assert told.layout.max() > 50
+    assert world.rollout(clip(), future(4), steps=1).layout is None
+
+
+def test_a_rollout_is_saved_whole(world, tmp_path):
+    rollout = world.rollout(clip(), future(4), steps=1)
+    folder = rollout.save(tmp_path / "rollout")
+    assert {p.name for p in folder.iterdir()} >= {"rollout.npz", "metrics.json", "scene.ply"}
+    assert json.loads((folder / "metrics.json").read_text())["frames"] == 4
+    with np.load(folder / "rollout.npz") as arrays:
+        np.testing.assert_array_equal(arrays["frames"], rollout.frames)
+
+
+def test_too_short_a_trajectory_is_refused(world):
+    with pytest.raises(DataError, match="3 frames; one chunk needs 4"):
+        world.rollout(clip(), future(3))
