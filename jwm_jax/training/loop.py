@@ -310,12 +310,16 @@ class _Run:
             "skipped": int(jax.device_get(self.state.skipped)),
             "skipped_total": int(jax.device_get(self.state.skipped_total)),
             "means": self.means.state,
-            "seconds": self.seconds + time.monotonic() - self.began,
+            "seconds": self.total_seconds(),
         }
         self.checkpoints.save(self.step, _items(self.state), data)
         if wait:
             self.checkpoints.wait()
         self.saved_at = time.monotonic()
+
+    def total_seconds(self) -> float:
+        """Seconds of training in all invocations that led to this state."""
+        return self.seconds + time.monotonic() - self.began
 
     def checkpoint_due(self) -> tuple[bool, bool]:
         every, minutes = self.config.checkpoint_every, self.config.checkpoint_minutes
@@ -378,8 +382,9 @@ class _Run:
             host = gather_to_host(self.state.averaged)
             if self.primary:
                 self.task.save(host, self.out / "model")
-        spent = duration(time.monotonic() - self.began)
-        self.say(f"{status} at step {self.step} of {self.config.steps} after {spent}")
+        spent = self.total_seconds()
+        self.writer.write(self.step, "end", {"status": status, "seconds": round(spent, 1)})
+        self.say(f"{status} at step {self.step} of {self.config.steps} after {duration(spent)}")
         return FitResult(status, self.step, self.state, self.last_metrics, evaluation)
 
     def close(self) -> None:

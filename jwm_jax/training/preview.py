@@ -12,7 +12,7 @@ from jwm_jax.training.state import create_state
 from jwm_jax.training.task import Task
 
 
-def _mega(num_bytes: float) -> str:
+def _mega(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:.2f} MB"
 
 
