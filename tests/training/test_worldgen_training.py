@@ -1,0 +1,187 @@
+"""The generator's trainings: latent sets, losses that fall, one loop for both stages."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jwm_jax.data.records import encode_clip
+from jwm_jax.data.tfds_clips import write_dataset
+from jwm_jax.errors import DataError, UsageError
+from jwm_jax.scene import Clip
+from jwm_jax.scene.cameras import Intrinsics
+from jwm_jax.scene.lane_map import LaneMap
+from jwm_jax.training.latents import LatentSource, open_latents
+from jwm_jax.training.loop import fit
+from jwm_jax.training.optimizer import OptimizerConfig
+from jwm_jax.training.pretrain import PretrainExperiment
+from jwm_jax.training.teacher_forcing import TeacherForcingExperiment
+from jwm_jax.worldgen import CodecConfig, VideoCodec, WorldGen, WorldGenConfig
+from jwm_jax.worldgen.codec_network import CodecNetwork
+
+FRAMES, HEIGHT, WIDTH = 13, 16, 32
+SOURCE = {"frames": FRAMES, "window": 3, "height": HEIGHT, "width": WIDTH, "held_out": 1}
+
+
+def make_clip(seed: int) -> Clip:
+    """A camera that looks ahead while the vehicle drives 0.5 m a frame along a lane line."""
+    random = np.random.default_rng(seed)
+    world_from_ego = np.tile(np.eye(4), (FRAMES, 1, 1))
+    world_from_ego[:, 0, 3] = 0.5 * np.arange(FRAMES)
+    ego_from_camera = np.asarray([[0, 0, 1, 1.0], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1.0]])
+    line = np.stack([np.linspace(0, 40, 9), np.full(9, 1.5), np.zeros(9)], axis=-1)
+    return Clip(
+        images=(random.integers(0, 255, (FRAMES, HEIGHT, WIDTH, 3), np.uint8),),
+        times=0.1 * np.arange(FRAMES, dtype=np.float64)[:, None],
+        world_from_ego=world_from_ego,
+        world_from_camera=(world_from_ego @ ego_from_camera)[:, None],
+        cameras=(
+            Intrinsics(
+                K=np.asarray([[20.0, 0, 16], [0, 20, 8], [0, 0, 1]]), width=WIDTH, height=HEIGHT
+            ),
+        ),
+        view_names=("front",),
+        map=LaneMap((line,), ("lane_solid",)),
+        style={"weather": "rain", "time_of_day": "noon"},
+        name=f"clip {seed}",
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data set of three clips and a codec beside it."""
+    root = tmp_path_factory.mktemp("worldgen")
+    records = [(f"clip{i}", encode_clip(make_clip(i), "png")) for i in range(3)]
+    write_dataset(root / "clips", {"train": records})
+    config = CodecConfig(latent_channels=4, half_width=4, quarter_width=4, eighth_width=4)
+    network = CodecNetwork(config)
+    params = nn.unbox(network.init(jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3))))["params"]
+    VideoCodec(config, params).save_pretrained(root / "codec", card="For a test.")
+    return root
+
+
+def model_config(folder) -> WorldGenConfig:
+    return WorldGenConfig(
+        dim=16,
+        num_layers=2,
+        num_heads=2,
+        ffn_dim=16,
+        freq_dim=16,
+        latent_channels=4,
+        head_channels=4,
+        codec=str(folder / "codec"),
+    )
+
+
+def open_set(folder, **changes):
+    source = LatentSource(datasets=(str(folder / "clips"),), **{**SOURCE, **changes})
+    codec = VideoCodec.from_pretrained(folder / "codec")
+    messages = []
+    data = open_latents(
+        folder / "latents", source, model_config(folder), codec, say=messages.append
+    )
+    return data, messages
+
+
+def test_clips_are_encoded_once_and_windows_start_from_stills(folder):
+    data, messages = open_set(folder)
+    assert messages and open_set(folder)[1] == []
+    assert data.latents.shape == (6, 1, 4, 2, 4, 4) and data.stills.shape[2] == 2
+    assert np.asarray(data.held_out).tolist() == [False] * 4 + [True] * 2
+    codec = VideoCodec.from_pretrained(folder / "codec")
+    picture = make_clip(1).images[0].astype(np.float32) / 255
+    latents, conditions = data.window(2, 1, 3)
+    np.testing.assert_allclose(latents[0, 0, :1], codec.encode(picture[4:5]), atol=2e-2)
+    np.testing.assert_allclose(latents[0, 0, 1:], codec.encode(picture)[2:4], atol=2e-2)
+    assert conditions.ego_valid.tolist() == [[0, 1, 1]]
+    np.testing.assert_allclose(conditions.ego_motion[0, 1:, :, 0], 0.5, atol=1e-5)
+    assert conditions.layout_valid.all() and not conditions.prior_mask.any()
+    assert conditions.style.tolist() == [[1, 4]]
+
+
+def test_a_mirrored_example_is_the_mirrored_clip(folder):
+    data, _ = open_set(folder)
+    codec = VideoCodec.from_pretrained(folder / "codec")
+    mirrored = make_clip(0).images[0][:, :, ::-1].astype(np.float32) / 255
+    np.testing.assert_allclose(data.latents[1, 0], codec.encode(mirrored), atol=2e-2)
+    signs = np.asarray([1, -1, -1, 1], np.float32)
+    np.testing.assert_allclose(data.ego_motion[1], data.ego_motion[0] * signs)
+
+
+def test_priors_plug_in_and_leave_the_first_frame_alone(folder):
+    def prior(clip):
+        shape = (1, FRAMES, HEIGHT, WIDTH)
+        return np.full((*shape, 3), 0.5, np.float32), np.full(shape, 0.25, np.float32)
+
+    source = LatentSource(datasets=(str(folder / "clips"),), **SOURCE)
+    codec = VideoCodec.from_pretrained(folder / "codec")
+    config = model_config(folder)
+    data = open_latents(folder / "latents", source, config, codec, prior, "grey", print)
+    mask = np.asarray(data.prior_mask[0, 0])
+    assert not mask[0].any() and (mask[1:] == 0.25).all()
+    _, conditions = data.window(0, 1, 3)
+    assert not conditions.prior_mask[0, 0, 0].any()
+    assert conditions.prior[0, 0, 1:].any() and conditions.prior_mask[0, 0, 1:].all()
+
+
+def test_both_stages_train_and_the_second_starts_from_the_first(folder, tmp_path):
+    shared = {
+        "batch_size": 2,
+        "model": model_config(folder),
+        "source": LatentSource(datasets=(str(folder / "clips"),), **SOURCE),
+        "latents": str(folder / "latents"),
+        "optimizer": OptimizerConfig(learning_rate=3e-3, warmup_steps=1, ema_decay=0.0),
+        "log_every": 5,
+    }
+    one = jax.devices()[:1]
+    first = PretrainExperiment(name="first", steps=10, **shared)
+    result = fit(first, first.task(), tmp_path / "first", devices=one, quiet=True)
+    assert result.status == "finished"
+    second = TeacherForcingExperiment(
+        name="second", steps=10, init_from=str(tmp_path / "first" / "model"), **shared
+    )
+    started = second.task().warm_start(
+        WorldGen.from_pretrained(tmp_path / "first" / "model").params
+    )
+    trained = jax.device_get(result.state.params)
+    np.testing.assert_allclose(started["head"]["bias"], trained["head"]["bias"], atol=1e-3)
+    result = fit(second, second.task(), tmp_path / "second", devices=one, quiet=True)
+    rows = [json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").open()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < losses[0]
+    assert {"held_out_loss", "rollout_mse_1", "copy_mse_2"} <= set(result.evaluation)
+    gen = WorldGen.from_pretrained(tmp_path / "second" / "model")
+    session = gen.start(np.zeros((HEIGHT, WIDTH, 3), np.float32))
+    assert gen.step(session, steps=1)[0].shape == (4, HEIGHT, WIDTH, 3)
+
+
+def test_batches_are_a_function_of_seed_and_step(folder):
+    experiment = PretrainExperiment(
+        name="order",
+        batch_size=4,
+        model=model_config(folder),
+        source=LatentSource(datasets=(str(folder / "clips"),), **SOURCE),
+        latents=str(folder / "latents"),
+    )
+    task = experiment.task()
+    from_start = task.batches(0, slice(0, 4))
+    next(from_start)
+    later = next(task.batches(1, slice(2, 4)))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[2:], b), next(from_start), later)
+
+
+def test_what_is_missing_is_named(folder, tmp_path):
+    with pytest.raises(DataError, match="jwm data make"):
+        codec = VideoCodec.from_pretrained(folder / "codec")
+        source = LatentSource(datasets=(str(tmp_path / "none"),))
+        open_latents(tmp_path, source, model_config(folder), codec)
+    experiment = TeacherForcingExperiment(
+        name="no", model=model_config(folder), init_from=str(tmp_path / "nothing")
+    )
+    with pytest.raises(UsageError, match="init_from"):
+        experiment.task().warm_start({})
+    with pytest.raises(UsageError, match="window"):
+        LatentSource(frames=17, window=7)
