@@ -66,7 +66,7 @@ def run(options: Options) -> None:
     written = _write_pictures(out, videos, clip.rate)
     summary = {
         "clip": options.clip,
-        "frames": [int(t) for t in context],
+        "frames": context,
         "views": list(clip.view_names),
         "gaussians": count,
         "reconstruct_seconds": round(seconds, 2),
@@ -78,11 +78,11 @@ def run(options: Options) -> None:
     say_next(*future, ("jwm", "data", "check", options.clip))
 
 
-def _spread(have: int, most: int):
+def _spread(have: int, most: int) -> list[int]:
     """Indices of at most `most` frames, the first and last among them."""
     import numpy as np
 
-    return np.unique(np.linspace(0, have - 1, min(have, max(most, 1))).round().astype(int))
+    return np.unique(np.linspace(0, have - 1, min(have, max(most, 1))).round().astype(int)).tolist()
 
 
 def _render_all(scene, clip, frames) -> dict:
@@ -97,13 +97,13 @@ def _render_all(scene, clip, frames) -> dict:
     draw = jax.jit(lambda scene, camera, time: scene.render(camera, time).rgb)
 
     def picture(t, still, shift):
-        pose = int(frames[0]) if still else int(t)
+        pose = frames[0] if still else t
         views = []
         for v in range(clip.num_views):
             camera = clip.camera(pose, v)
             moved = np.array(camera.world_from_camera, np.float32)
             moved[:3, 3] += shift * clip.world_from_ego[pose, :3, 1].astype(np.float32)
-            time_now = np.float32(clip.times[int(t), v] - scene.start)
+            time_now = np.float32(clip.times[t, v] - scene.start)
             views.append(np.asarray(draw(scene, Camera(camera.intrinsics, moved), time_now)))
         return rig_mosaic(views, clip.view_names)
 
@@ -118,7 +118,7 @@ def _render_all(scene, clip, frames) -> dict:
     for name, t in track(jobs, "Rendering"):
         videos[name].append(picture(t, *plans[name]))
     videos = {name: np.stack(pictures) for name, pictures in videos.items()}
-    recorded = [[clip.view(v)[int(t)] for v in range(clip.num_views)] for t in frames]
+    recorded = [[clip.view(v)[t] for v in range(clip.num_views)] for t in frames]
     videos["recorded"] = np.stack([rig_mosaic(views, clip.view_names) for views in recorded])
     return videos
 
