@@ -62,7 +62,7 @@ class MakeOptions(Common):
 
 def make(options: MakeOptions) -> None:
     """Run `jwm data make`."""
-    claimed = claim(options.out, "streets")
+    claimed = claim(options.out, "streets", overwrite=None)
     from jwm_jax.cli.progress import counting
     from jwm_jax.data.streets.make import StreetsConfig, make_dataset
 

@@ -48,14 +48,15 @@ class OutputFolder:
 
 
 def claim(
-    out: str | os.PathLike | None, verb: str, overwrite: bool = False, resume: bool = False
+    out: str | os.PathLike | None, verb: str, overwrite: bool | None = False, resume: bool = False
 ) -> OutputFolder:
     """Check that a verb may write to a folder; nothing is made yet.
 
     Args:
         out: The folder, or None for runs/VERB-0001 and so on.
         verb: Its name.
-        overwrite: Files of the same names may be replaced; others are left alone.
+        overwrite: Files of the same names may be replaced; others are left alone. None for a verb
+            that never replaces anything.
         resume: The folder holds an earlier part of the same run.
 
     Raises:
@@ -68,10 +69,10 @@ def claim(
         raise UsageError(f"--out {path} is a file; name a folder.")
     occupied = path.is_dir() and next(path.iterdir(), None) is not None
     if occupied and not (overwrite or resume):
-        raise UsageError(
-            f"--out {path} is not empty; name a new folder, or add --overwrite to replace files of "
-            "an earlier run."
+        way_out = (
+            "" if overwrite is None else ", or add --overwrite to replace an earlier run's files"
         )
+        raise UsageError(f"--out {path} is not empty; name a new folder{way_out}.")
     return OutputFolder(path, verb)
 
 

@@ -53,7 +53,8 @@ def describe(clip: Clip) -> list[str]:
     rate = f" at {clip.rate:.3g} Hz" if clip.num_frames > 1 else ""
     sizes = sorted({(c.width, c.height) for c in clip.cameras})
     lines = [
-        f"{clip.name}: {clip.num_frames} frames{rate}, {seconds:.2f} s; {clip.num_views} views "
+        f"{clip.name}: {_count(clip.num_frames, 'frame')}{rate}, {seconds:.2f} s; "
+        f"{_count(clip.num_views, 'view')} "
         f"({', '.join(clip.view_names)}) of {', '.join(f'{w}x{h}' for w, h in sizes)} pixels"
     ]
     if clip.num_frames > 1:
@@ -78,12 +79,16 @@ def _lidar_line(clip: Clip) -> str:
     total = sum(len(scan) for scan in clip.lidar)
     finite = all(np.isfinite(scan).all() for scan in clip.lidar)
     if not finite or not np.isfinite(clip.world_from_camera).all():
-        return f"lidar: {total} points in {len(clip.lidar)} scans"
+        return f"lidar: {total} points in {_count(len(clip.lidar), 'scan')}"
     seen = sum(lidar_on_images(clip, 0))
     return (
-        f"lidar: {total} points in {len(clip.lidar)} scans; of the first scan's "
+        f"lidar: {total} points in {_count(len(clip.lidar), 'scan')}; of the first scan's "
         f"{len(clip.lidar[0])} points, {seen} fall on images"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _shrunk(image: np.ndarray) -> np.ndarray:

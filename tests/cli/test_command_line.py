@@ -126,8 +126,10 @@ def test_output_folders(tmp_path, monkeypatch):
     claim("new/deep", "demo")
     assert not Path("new").exists()
     (claim("new/deep", "demo").create() / "result").write_text("kept")
-    with pytest.raises(UsageError, match="new/deep is not empty"):
+    with pytest.raises(UsageError, match="new/deep is not empty; .* add --overwrite"):
         claim("new/deep", "demo")
+    with pytest.raises(UsageError, match=r"name a new folder\.$"):
+        claim("new/deep", "streets", overwrite=None)
     assert claim("new/deep", "demo", overwrite=True).create() == Path("new/deep")
     assert claim("new/deep", "demo", resume=True).create() == Path("new/deep")
     with pytest.raises(UsageError, match="is a file"):
