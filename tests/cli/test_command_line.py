@@ -126,7 +126,7 @@ def test_output_folders(tmp_path, monkeypatch):
     claim("new/deep", "demo")
     assert not Path("new").exists()
     (claim("new/deep", "demo").create() / "result").write_text("kept")
-    with pytest.raises(UsageError, match="new/deep is not empty; .* add --overwrite"):
+    with pytest.raises(UsageError, match=r"new/deep is not empty; .* add --overwrite"):
         claim("new/deep", "demo")
     with pytest.raises(UsageError, match=r"name a new folder\.$"):
         claim("new/deep", "streets", overwrite=None)
