@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import pkgutil
+import sys
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -181,9 +182,10 @@ def find_config(name_or_file: str) -> tuple[ExperimentConfig, str]:
     if path.suffix == ".py":
         if not path.is_file():
             raise UsageError(f"config file {path} does not exist.")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        spec = importlib.util.spec_from_file_location(f"jwm_config_file_{path.stem}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their annotations up there
         spec.loader.exec_module(module)
     elif name in (names := list_configs()):
         module = importlib.import_module(f"jwm_configs.{name}")

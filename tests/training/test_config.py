@@ -57,12 +57,17 @@ def test_configs_are_found_by_name_and_by_file(tmp_path, monkeypatch):
     file = tmp_path / "mine.py"
     tests = str(Path(__file__).resolve().parents[1])
     file.write_text(
-        f'"""My record."""\nimport sys\nsys.path.insert(0, {tests!r})\n'
+        '"""My record."""\nfrom __future__ import annotations\n\nimport sys\n'
+        "from dataclasses import dataclass\n\n"
+        f"sys.path.insert(0, {tests!r})\n"
         "from training.toy import ToyExperiment\n\n\n"
-        "def config():\n    return ToyExperiment(seed=7)\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Mine(ToyExperiment):\n    extra: int = 1\n\n\n"
+        "def config():\n    return Mine(seed=7)\n"
     )
     config, record = find_config(str(file))
     assert config.seed == 7 and record == "My record."
+    assert override(config, {"extra": 2}).extra == 2
     with pytest.raises(UsageError, match=r"nowhere.py does not exist"):
         find_config("nowhere.py")
     with pytest.raises(UsageError, match="no config 'no_such_config'; there are"):
