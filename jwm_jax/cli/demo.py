@@ -58,9 +58,7 @@ def run(options: Options) -> None:
 
     seconds["Import"] = round(time.perf_counter() - began, 2)
     clip = step("Load the drive", lambda: load_clip(options.clip))
-    clip, note = trim_frames(clip, SHORT_FRAMES if options.short else options.frames)
-    if note:
-        print(note)
+    clip = trim_frames(clip, SHORT_FRAMES if options.short else options.frames)
     front = front_view(clip.view_names)
     if options.short:
         clip, front = clip.select(views=[front]), 0
@@ -83,9 +81,9 @@ def run(options: Options) -> None:
     print(f"\n{summary['headline']}")
     print(f"Report: {out / 'report.html'}")
     say_next(
-        "jwm demo --clip kitti:PATH              # the same on a real drive",
-        f"jwm reconstruct {options.clip!r}",
-        f"jwm generate {options.clip!r} --seed 1   # another future",
+        "jwm demo --clip kitti:PATH",
+        ["jwm", "reconstruct", options.clip],
+        ["jwm", "generate", options.clip, "--seed", str(options.seed + 1)],
     )
 
 

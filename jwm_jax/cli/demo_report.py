@@ -1,6 +1,7 @@
 """What `jwm demo` writes: videos, the scene, summary.json and report.html."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -47,11 +48,11 @@ def write_report(
     report.section("Time").timings(summary["seconds"])
     report.section("What to try next").commands(
         [
-            "jwm demo --clip kitti:PATH                # the same on a real drive",
-            "jwm demo --clip folder:PATH               # or on your own pictures and calibration",
-            f"jwm generate '{options.clip}' --seed 1   # another future of this drive",
-            "jwm evaluate worldgen                     # scores with their protocol",
-            "jwm train worldgen_tiny                   # train the generator yourself",
+            "jwm demo --clip kitti:PATH       # the same on a real drive",
+            "jwm demo --clip folder:PATH      # or on your own pictures and calibration",
+            f"jwm generate {shlex.quote(options.clip)} --seed {options.seed + 1}",
+            "jwm evaluate worldgen            # scores with their protocol",
+            "jwm train worldgen_tiny          # train the generator yourself",
         ]
     )
     report.write(out / "report.html")
