@@ -178,7 +178,8 @@ def _future(report: Report, future: Future, rate: float) -> None:
         "From the first picture alone, WorldGen generates what comes next along the drive's poses"
         + ("" if future.layout is None else " and boxes")
         + ". With the scene, it also sees what the reconstruction of that one instant shows at "
-        "each new pose. Sampling is 4-step sampling of the teacher-forced model; it is not distilled.",
+        "each new pose. This is few-step sampling of the teacher-forced model, not of a distilled "
+        "one.",
     )
     videos = [
         (rows["truth"], "What came"),
