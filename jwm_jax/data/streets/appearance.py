@@ -11,6 +11,7 @@ the horizon's colour.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
@@ -142,6 +143,12 @@ def _disc(u, v, radius, footprint):
 
 def _mix(a, b, weight):
     return a + (b - a) * weight[..., None]
+
+
+def _if_any(needed, compute):
+    """compute(), or zeros where no ray of the chunk needs it."""
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute))
+    return jax.lax.cond(needed.any(), compute, lambda: zeros)
 
 
 def markings(road: Road, x, lateral, footprint_x, footprint_y):
@@ -329,7 +336,9 @@ def shade(
     norm = jnp.sqrt(ax * ax + ay * ay + az * az) + 1e-6
     solid_normal = [(cosine * ax - sine * ay) / norm, (sine * ax + cosine * ay) / norm, az / norm]
 
-    ground, ground_class, ground_ny, gloss = _ground(shapes, look, point, footprint, d)
+    ground, ground_class, ground_ny, gloss = _if_any(
+        is_ground, lambda: _ground(shapes, look, point, footprint, d)
+    )
     round_center, radii = ellipsoids.centers[e], ellipsoids.radii[e]
     bulge = [(point[i] - round_center[:, i]) / radii[:, i] ** 2 for i in range(3)]
     bulge_norm = jnp.sqrt(bulge[0] ** 2 + bulge[1] ** 2 + bulge[2] ** 2) + 1e-6
@@ -344,25 +353,36 @@ def shade(
     color, params, material = solids.colors[k], solids.params[k], solids.materials[k]
     u = jnp.where(face == 0, ly + half[:, 1], lx + half[:, 0])
     width = 2 * jnp.where(face == 0, half[:, 1], half[:, 0])
-    facade, lit = _facade(
-        look, color, params, half, u, lz + half[:, 2], width, stretched, footprint, k * 1.0
+    local = (lx, ly, lz)
+    on_facade = is_solid & (material == FACADE) & (face < 2)
+    facade, lit = _if_any(
+        on_facade,
+        lambda: _facade(
+            look, color, params, half, u, lz + half[:, 2], width, stretched, footprint, k * 1.0
+        ),
     )
-    facade = jnp.where((face == 2)[:, None], color * 0.8, facade)
-    lit = jnp.where((material == FACADE) & (face < 2), lit, 0.0)
-    body, lamp = _vehicle_body(
-        color, params, (lx, ly, lz), half, face, material == UNDERBODY, look.night, footprint
+    on_body = is_solid & ((material == BODY) | (material == UNDERBODY))
+    body, lamp = _if_any(
+        on_body,
+        lambda: _vehicle_body(
+            color, params, local, half, face, material == UNDERBODY, look.night, footprint
+        ),
     )
-    on_body = (material == BODY) | (material == UNDERBODY)
-    albedo = jnp.where((material == FACADE)[:, None], facade, color)
+    on_cabin = is_solid & (material == CABIN)
+    cabin = _if_any(on_cabin, lambda: _cabin(color, local, half, face, footprint))
+    wall_top = (material == FACADE) & (face == 2)
+    albedo = jnp.where(on_facade[:, None], facade, color * jnp.where(wall_top, 0.8, 1.0)[:, None])
     albedo = jnp.where(on_body[:, None], body, albedo)
-    cabin = _cabin(color, (lx, ly, lz), half, face, footprint)
-    albedo = jnp.where((material == CABIN)[:, None], cabin, albedo)
-    leaves = _noise(
-        (bulge[0] / bulge_norm + 0.5 * bulge[1] / bulge_norm) * 2.5 + e * 7.0,
-        bulge[2] / bulge_norm * 2.5,
-        look.seed + 9,
+    albedo = jnp.where(on_cabin[:, None], cabin, albedo)
+    leafy = is_round & (ellipsoids.classes[e] == VEGETATION)
+    leaves = _if_any(
+        leafy,
+        lambda: _noise(
+            (bulge[0] / bulge_norm + 0.5 * bulge[1] / bulge_norm) * 2.5 + e * 7.0,
+            bulge[2] / bulge_norm * 2.5,
+            look.seed + 9,
+        ),
     )
-    leafy = ellipsoids.classes[e] == VEGETATION
     foliage = ellipsoids.colors[e] * (1 + jnp.where(leafy, 0.5 * look.texture * leaves, 0))[:, None]
     albedo = jnp.where(is_round[:, None], foliage, albedo)
     albedo = jnp.where(is_ground[:, None], ground, albedo)
@@ -370,7 +390,7 @@ def shade(
     lifted = jnp.stack([p + 0.02 * n for p, n in zip(point, normal, strict=True)], -1)
     facing = jnp.maximum(0.0, sum(n * look.sun[i] for i, n in enumerate(normal)))
     relevant = ~sky & (t < SHADOW_RANGE) & (facing > 0)
-    dark = in_shadow(shapes, lifted, relevant, look.sun) & relevant
+    dark = _if_any(relevant, lambda: in_shadow(shapes, lifted, relevant, look.sun)) & relevant
     sunlight = jnp.where(dark, 0.0, facing)
     up = 0.85 + 0.15 * normal[2]
     light = look.ambient * up[:, None] + look.sun_color * sunlight[:, None]
@@ -381,14 +401,14 @@ def shade(
     emits = is_solid & (material == GLOW)
     glow = jnp.where(emits, params[:, 0] + (params[:, 1] - params[:, 0]) * look.night, 0.0)
     warm = jnp.array([1.0, 0.82, 0.5])
-    result = _mix(result, warm * 0.9, jnp.where(is_solid, lit, 0.0) * 0.8)
+    result = _mix(result, warm * 0.9, jnp.where(on_facade, lit, 0.0) * 0.8)
     result = _mix(result, albedo, jnp.where(is_solid & (material == BODY), lamp, 0.0))
     result = _mix(result, color, glow)
     grazing = (1 - incidence) ** 4 * look.wet * jnp.where(is_ground, gloss, 0.0)
     result = _mix(result, look.horizon * 0.9, 0.55 * grazing)
     haze = 1 - jnp.exp(-((t * length / look.haze) ** 2))
     result = _mix(result, look.horizon, haze)
-    result = jnp.where(sky[:, None], _sky(look, d, length), result)
+    result = jnp.where(sky[:, None], _if_any(sky, lambda: _sky(look, d, length)), result)
 
     classes = jnp.where(is_round, ellipsoids.classes[e], solids.classes[k])
     classes = jnp.where(is_ground, ground_class, classes)
