@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ from jwm_jax.worldgen.config import WorldGenConfig
 
 Prior = Callable[[Clip], tuple[np.ndarray, np.ndarray]]
 """A clip of T frames and V views to rendered frames [V, T, H, W, 3] and alphas [V, T, H, W]."""
+
+REPORT_SECONDS = 20.0
 
 MIRROR = np.asarray([1.0, -1.0, 1.0, -1.0, 1.0, -1.0], np.float32)
 """Signs of a ray's direction and moment under y -> -y."""
@@ -220,25 +223,24 @@ def _encode_all(
     prior: Prior | None,
     say: Callable[[str], None],
 ) -> None:
-    import time
-
-    began = time.monotonic()
+    began = reported = time.monotonic()
     rows: list[dict[str, np.ndarray]] = []
     for clip, held_out in _clips(source):
         for example in _cut(clip, source):
             for row in _encode(example, source, config, codec, prior):
                 rows.append({**row, "held_out": np.asarray(held_out)})
-        if len(rows) % 50 < 2:
-            say(f"encoded {len(rows)} examples in {duration(time.monotonic() - began)}")
-    for path, video in _videos(source):
+        if time.monotonic() - reported > REPORT_SECONDS:
+            reported = time.monotonic()
+            say(f"encoded {len(rows)} examples in {duration(reported - began)}")
+    for video in _videos(source):
         for row in _encode_video(video, source, config, codec):
             rows.append({**row, "held_out": np.asarray(False)})
-        say(f"encoded {path.name}: {len(rows)} examples in {duration(time.monotonic() - began)}")
     if not rows:
         raise DataError(
             f"no clip of {list(source.datasets)} has {source.frames} frames and {source.views} "
             "view(s), so there is nothing to train on."
         )
+    say(f"encoded {len(rows)} examples in {duration(time.monotonic() - began)}, into {folder}")
     for name in rows[0]:
         np.save(folder / f"{name}.npy", np.stack([row[name] for row in rows]))
 
@@ -323,7 +325,7 @@ def _encode_video(
             }
 
 
-def _videos(source: LatentSource) -> Iterator[tuple[Path, np.ndarray]]:
+def _videos(source: LatentSource) -> Iterator[np.ndarray]:
     """Videos at about 10 frames a second, cropped to the middle columns."""
     import av
     from PIL import Image
@@ -346,7 +348,7 @@ def _videos(source: LatentSource) -> Iterator[tuple[Path, np.ndarray]]:
                     )
                     left = (columns - source.width) // 2
                     frames.append(np.asarray(picture)[:, left : left + source.width])
-        yield path, np.stack(frames)
+        yield np.stack(frames)
 
 
 def _layout(clip: Clip) -> np.ndarray | None:

@@ -138,7 +138,7 @@ class WorldGenTask(Task):
             chosen = example_indices(config.seed, step, len(examples), config.batch_size)
             yield stack_windows(
                 [
-                    self._window(examples[chosen[row]], step_rng(config.seed, step, row))
+                    self._window(int(examples[chosen[row]]), step_rng(config.seed, step, row))
                     for row in range(config.batch_size)[rows]
                 ]
             )
@@ -147,7 +147,7 @@ class WorldGenTask(Task):
     def _window(self, example: int, random: np.random.Generator) -> Any:
         frames = self.config.source.window
         starts = self.data.latents.shape[2] - frames + 1
-        return self.data.window(int(example), int(random.integers(starts)), frames)
+        return self.data.window(example, int(random.integers(starts)), frames)
 
     def held_out_batch(self, limit: int = 16) -> tuple[np.ndarray, LatentConditions] | None:
         """Windows of examples that are never trained on, from their start; None without any."""

@@ -51,7 +51,7 @@ def teacher_forcing_mask(
         [2 K tokens, 2 K tokens], True where the query (row) may see the key (column).
     """
     noisy = np.repeat([False, True], frames)
-    index = np.concatenate([np.arange(frames), np.arange(1, frames + 1)])
+    index = [*range(frames), *range(1, frames + 1)]
     mask = np.zeros((2 * frames, 2 * frames), bool)
     for q in range(2 * frames):
         for k in range(2 * frames):

@@ -81,7 +81,8 @@ class WorldGen:
                 f"this codec has {codec.config.latent_channels} latent channels, but the generator "
                 f"wants {config.latent_channels}; use the codec it was made for."
             )
-        return cls(config, nn.unbox(init_params(config, jax.random.key(seed))), codec)
+        init = jax.jit(lambda key: nn.unbox(init_params(config, key)))
+        return cls(config, init(jax.random.key(seed)), codec)
 
     def save_pretrained(
         self, directory: str | Path, *, card: str, with_codec: bool = True, half: bool = True

@@ -37,7 +37,7 @@ FRAMES, HEIGHT, WIDTH = 6, 4, 6
 @pytest.fixture(scope="module")
 def params():
     """Random parameters everywhere, also where training starts at zero."""
-    tree = nn.unbox(init_params(CONFIG, jax.random.key(0)))
+    tree = jax.jit(lambda key: nn.unbox(init_params(CONFIG, key)))(jax.random.key(0))
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [
@@ -127,7 +127,7 @@ def test_a_noisy_frame_sees_clean_frames_before_it_and_no_other_noisy_frame(para
 
 
 def test_the_prior_s_columns_start_at_zero_and_then_leave_an_unprimed_model_unchanged(params):
-    start = nn.unbox(init_params(CONFIG, jax.random.key(0)))
+    start = jax.jit(lambda key: nn.unbox(init_params(CONFIG, key)))(jax.random.key(0))
     assert not start["embed_prior"]["kernel"].any()
     assert not start["layers"]["block_1"]["view_gate"].any()
     keys = jax.random.split(jax.random.key(4), 2)
