@@ -1,0 +1,30 @@
+"""WorldRec `tiny`: feed-forward reconstruction of procedural streets at 96 x 160.
+
+Data: `jwm data make` folders data/streets_easy and data/streets_full (front view, 300 clips each)
+and data/streets_easy_rig, data/streets_full_rig (three views, 60 clips each).
+Hardware and time: 2 CPU cores, under an hour.
+Command: jwm train worldrec_tiny
+"""
+
+from jwm_jax.training.optimizer import OptimizerConfig
+from jwm_jax.training.worldrec import WorldRecExperiment
+
+
+def config() -> WorldRecExperiment:
+    """The experiment."""
+    return WorldRecExperiment(
+        name="worldrec_tiny",
+        steps=2000,
+        batch_size=2,
+        datasets=(
+            "data/streets_easy",
+            "data/streets_full",
+            "data/streets_easy_rig",
+            "data/streets_full_rig",
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3, warmup_steps=50, final_fraction=0.02, ema_decay=0.99
+        ),
+        eval_every=250,
+        checkpoint_minutes=3.0,
+    )
