@@ -1,4 +1,4 @@
-"""Procedural streets: a seeded world, its ray-caster and its clips. See README.md in this folder."""
+"""Procedural streets: a seeded world, its ray-caster, its clips. See README.md in this folder."""
 
 from jwm_jax.data.streets.appearance import CLASSES
 from jwm_jax.data.streets.clip import (

@@ -338,9 +338,9 @@ def _traffic(b: _Builder) -> EgoPath:
     speed = b.uniform(4.0, 8.0 if b.full else 6.0)
     own = -0.5 * LANE_WIDTH
     if b.random.random() < 0.75:
-        add_car(b, b.uniform(14, 26), own + b.uniform(-0.2, 0.2), speed * b.uniform(0.9, 1.25), 0)
+        add_car(b, b.uniform(14, 26), own + b.uniform(-0.2, 0.2), speed * b.uniform(0.9, 1.25), 0.0)
     if lanes > 1 and b.random.random() < 0.6:
-        add_car(b, b.uniform(6, 34), 3 * own, speed * b.uniform(0.7, 1.4), 0)
+        add_car(b, b.uniform(6, 34), 3 * own, speed * b.uniform(0.7, 1.4), 0.0)
     x = b.uniform(16, 36)
     for _ in range(int(b.random.integers(1, 4 if b.full else 3))):
         lane = 0.5 if lanes == 1 or b.random.random() < 0.6 else 1.5

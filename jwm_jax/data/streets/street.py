@@ -173,7 +173,7 @@ def split_of_seed(seed: int) -> str:
     return "train" if seed < FIRST_TEST_SEED else "test"
 
 
-def padded(rows: list[list[float]], count: int, width: int, fill: float = NOWHERE) -> np.ndarray:
+def padded(rows: list, count: int, width: int, fill: float = NOWHERE) -> np.ndarray:
     """float32 [count, width] with the rows first and `fill` below.
 
     Raises:
