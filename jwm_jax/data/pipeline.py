@@ -251,7 +251,7 @@ def window_arrays(
         )
     first = int(random.integers(total - span + 1))
     frames = range(first, first + span, config.stride)
-    views = np.sort(random.choice(len(names), wanted, replace=False))
+    views = np.sort(random.choice(len(names), wanted, replace=False)).tolist()
     flip = bool(random.integers(2))
     clip = decode_clip(record, frames, views, depth=config.depth, lidar=config.lidar_points > 0)
     clip = rebased(clip)

@@ -21,13 +21,11 @@ VERSION_NUMBER = "1.0.0"
 def _features():
     import tensorflow_datasets as tfds
 
+    # As bytes: TFDS would store float64 in single precision, too coarse for time stamps.
     features = {
-        name: tfds.features.Tensor(
-            shape=shape, dtype=dtype, encoding="bytes" if dtype is np.uint8 else "none"
-        )
-        for name, (shape, dtype) in FIELDS.items()
+        name: tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
+        for name, (shape, dtype) in {**FIELDS, "header": ((None,), np.uint8)}.items()
     }
-    features["header"] = tfds.features.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes")
     return tfds.features.FeaturesDict(features)
 
 
@@ -43,25 +41,27 @@ def write_dataset(folder: Path, splits: Mapping[str, Iterable[tuple[str, dict]]]
     """
     import tensorflow_datasets as tfds
 
-    class JwmClips(tfds.core.GeneratorBasedBuilder):
-        """Driving clips of jwm_jax."""
+    with tfds.core.registered.skip_registration():  # the class is local to this call
 
-        VERSION = tfds.core.Version(VERSION_NUMBER)
-        code_path = None  # no checksums file beside this source to look for
+        class JwmClips(tfds.core.GeneratorBasedBuilder):
+            """Driving clips of jwm_jax."""
 
-        def _info(self):
-            return tfds.core.DatasetInfo(
-                builder=self,
-                features=_features(),
-                description="Driving clips: pictures, depth, poses, boxes, lane map, lidar.",
-                homepage="",
-            )
+            VERSION = tfds.core.Version(VERSION_NUMBER)
+            code_path = None  # no checksums file beside this source to look for
 
-        def _split_generators(self, dl_manager):
-            return {name: iter(records) for name, records in splits.items()}
+            def _info(self):
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    features=_features(),
+                    description="Driving clips: pictures, depth, poses, boxes, lane map, lidar.",
+                    homepage="",
+                )
 
-        def _generate_examples(self):
-            raise NotImplementedError("split generators are given as iterators")
+            def _split_generators(self, dl_manager):
+                return {name: iter(records) for name, records in splits.items()}
+
+            def _generate_examples(self):
+                raise NotImplementedError("split generators are given as iterators")
 
     staging = folder.parent / f".{folder.name}.tfds"
     builder = JwmClips(data_dir=str(staging), file_format="array_record")
