@@ -188,7 +188,7 @@ class WorldGenTask(Task):
 
     def next_commands(self, model: str) -> tuple[str, ...]:
         """Look at what the model generates."""
-        return (f"jwm evaluate worldgen --worldgen {model}",)
+        return (f"jwm evaluate worldgen --gen {model}",)
 
     def save(self, params: Any, directory: Any) -> None:
         """Exports a model directory, with the codec in it unless it ships with the package."""
