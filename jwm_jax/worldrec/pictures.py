@@ -5,7 +5,7 @@ included, is the same thing to the network. Padding pictures have mask False and
 """
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from jwm_jax.scene.clip import Clip, tiny_size
 from jwm_jax.scene.pytree import Array, pytree_dataclass
@@ -59,7 +59,7 @@ def make_pictures(
     clip: Clip,
     tracks: Tracks | None,
     *,
-    chosen: Float[np.ndarray, "..."] | None = None,
+    chosen: Int[np.ndarray, "n 2"] | None = None,
     capacity: int | None = None,
     start: float | None = None,
     depth_source: DepthSource | None = None,
@@ -88,7 +88,7 @@ def make_pictures(
     times = clip.times[frames, views]
     pose = clip.world_from_camera[frames, views]
     K = np.stack([np.asarray(clip.cameras[v].K) for v in views])
-    images = np.asarray(clip.images)[frames, views]
+    images = np.stack([clip.view(int(v))[t] for t, v in zip(frames, views, strict=True)])
     depth = np.zeros(images.shape[:3], np.float32)
     if depth_source is not None:
         for i, (t, v) in enumerate(zip(frames, views, strict=True)):

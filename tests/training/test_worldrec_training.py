@@ -1,0 +1,118 @@
+"""WorldRec's task: examples, falling loss, one device and two alike."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jwm_jax.data.records import encode_clip
+from jwm_jax.data.streets import make_clip
+from jwm_jax.distributed import MeshConfig, make_mesh, put_batch, unbox
+from jwm_jax.errors import DataError, UsageError
+from jwm_jax.training.worldrec import Sampling, WorldRecExperiment, make_example
+from jwm_jax.worldrec import StageConfig, WorldRecConfig
+
+MODEL = WorldRecConfig(
+    height=32,
+    cell=(4, 4),
+    children=(1, 1),
+    width=16,
+    hidden=16,
+    weight_hidden=8,
+    stem=8,
+    stages=(StageConfig(8, 1, 1, 1, True), StageConfig(16, 1, 2, 2, True)),
+    pyramid=8,
+    levels=2,
+    norm_group=4,
+    max_tracks=4,
+    sky=(6, 16),
+)
+SAMPLING = Sampling(max_context=2, targets=1, track_steps=8, slots=12.0)
+
+
+@pytest.fixture(scope="module")
+def record():
+    clip = make_clip(3, "easy", num_frames=6, height=32, width=48, views=("front_left", "front"))
+    return encode_clip(clip)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return WorldRecExperiment(name="test", model=MODEL, sampling=SAMPLING, batch_size=2).task()
+
+
+def examples(record, seeds):
+    made = [
+        make_example(MODEL, replace(SAMPLING, instant=0.3), record, np.random.default_rng(seed))
+        for seed in seeds
+    ]
+    return jax.tree.map(lambda *x: np.stack(x), *made)
+
+
+def test_examples_have_fixed_shapes_and_targets_outside_the_context(record):
+    batch = examples(record, range(12))
+    assert batch.pictures.images.shape == (12, 2, 32, 48, 3)
+    assert batch.images.shape == (12, 1, 32, 48, 3)
+    count = batch.pictures.mask.sum(1)
+    assert set(count) == {1, 2}
+    for i in range(12):
+        times = batch.pictures.times[i][batch.pictures.mask[i]]
+        assert times.min() == 0.0
+        assert np.abs(batch.times[i][:, None] - times).min() > 0.05
+    assert (batch.lidar > 0).any() and batch.sky_known.any()
+    assert batch.sky.any()
+
+
+def test_an_example_depends_only_on_its_generator(record):
+    a, b = examples(record, [7]), examples(record, [7])
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_the_loss_falls_on_one_batch(record, task):
+    batch = jax.tree.map(jnp.asarray, examples(record, [0, 1]))
+    params = jax.jit(lambda key: unbox(task.init(key)))(jax.random.key(0))
+
+    @jax.jit
+    def step(params):
+        (loss, parts), grads = jax.value_and_grad(task.loss, has_aux=True)(
+            params, batch, jax.random.key(0)
+        )
+        return loss, parts, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+
+    losses = []
+    for _ in range(12):
+        loss, parts, params = step(params)
+        losses.append(float(loss))
+    assert float(parts["overflow"]) == 0.0
+    assert losses[-1] < 0.93 * losses[0]
+    assert all(np.isfinite(losses))
+
+
+def test_two_devices_give_the_loss_and_gradient_of_one(record, task):
+    batch = examples(record, [0, 1])
+    params = jax.jit(lambda key: unbox(task.init(key)))(jax.random.key(0))
+    results = []
+    for devices in (1, 2):
+        mesh = make_mesh(MeshConfig(data=devices), jax.devices()[:devices])
+        with jax.set_mesh(mesh):
+            function = jax.jit(
+                jax.value_and_grad(partial(task.loss, key=jax.random.key(0)), has_aux=True)
+            )
+            (loss, _), grads = function(params, put_batch(batch, mesh, 2))
+            results.append((float(loss), jax.device_get(grads)))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=2e-3)
+    one, two = (np.concatenate([x.ravel() for x in jax.tree.leaves(r[1])]) for r in results)
+    cosine = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
+    assert cosine > 0.99
+
+
+def test_missing_data_is_named(task, tmp_path):
+    with pytest.raises(UsageError, match="jwm data make"):
+        next(task.batches(0, slice(0, 2)))
+    config = replace(task.config, datasets=(str(tmp_path / "nothing"),))
+    with pytest.raises(DataError, match="jwm data make"):
+        next(config.task().batches(0, slice(0, 2)))
