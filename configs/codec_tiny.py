@@ -8,9 +8,9 @@ Make the data first (25 frames at 10 Hz, 96x160):
     jwm data make --rung full --first-seed 200000 --clips 120 --views front --out data/streets_full
     jwm train codec_tiny --devices 2 --out runs/codec_tiny
 
-Hardware: two CPU cores as two simulated devices, 27 minutes beside other work. The weights that ship
-with the package come from this config; their card has the scores, and `jwm evaluate codec` prints
-them.
+Hardware: two CPU cores as two simulated devices, 27 minutes beside other work. The weights that
+ship with the package come from this config; their card has the scores, and `jwm evaluate codec`
+prints them.
 """
 
 from jwm_jax.distributed.mesh import MeshConfig
