@@ -105,7 +105,7 @@ def save_model(
     Raises:
         ValueError: For an unknown kind, or a value that is not finite in the stored type.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}.")
@@ -127,7 +127,7 @@ def save_model(
         "config": to_dict(config),
     }
     temporary = directory / "params.safetensors.tmp"
-    save_file(tensors, temporary)
+    temporary.write_bytes(save(tensors))
     temporary.replace(directory / "params.safetensors")
     _write_text(directory / "card.md", card.rstrip() + "\n")
     _write_text(directory / "config.json", json.dumps(header, indent=2) + "\n")

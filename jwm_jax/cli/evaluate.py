@@ -84,6 +84,25 @@ def _codec(options: Options) -> dict:
     return {"protocol": PROTOCOL, "tables": tables}
 
 
+def _worldrec(options: Options) -> dict:
+    from jwm_jax.cli.progress import track
+    from jwm_jax.evaluation.worldrec import PROTOCOL, evaluate_worldrec, streets_of
+    from jwm_jax.worldrec import WorldRec
+
+    rec = WorldRec.from_pretrained(options.rec)
+    baseline = options.pixel_aligned and WorldRec.from_pretrained(options.pixel_aligned)
+    if options.clip is not None:
+        from jwm_jax.data import load_clip
+
+        table = evaluate_worldrec(rec, [load_clip(options.clip)], baseline)
+        return {"protocol": PROTOCOL, "tables": {options.clip: table}}
+    tables = {}
+    for rung in _rungs(options):
+        clips = track(streets_of(rung, options.count), f"worldrec, {rung}", options.count)
+        tables[f"{rung}, {options.count} streets"] = evaluate_worldrec(rec, clips, baseline)
+    return {"protocol": PROTOCOL, "tables": tables}
+
+
 def _worldgen(options: Options) -> dict:
     from jwm_jax.cli.progress import track
     from jwm_jax.evaluation.rollouts import PROTOCOL, evaluate_rollouts, streets_of

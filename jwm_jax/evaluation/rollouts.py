@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from jwm_jax.data.streets import make_clip
+from jwm_jax.data.streets import FIRST_TEST_SEED, make_clip
 from jwm_jax.evaluation.images import psnr
 from jwm_jax.joint import JointWorldModel, Rollout
 from jwm_jax.scene import Clip, Trajectory
@@ -27,8 +27,6 @@ HORIZONS = (0.4, 1.0, 2.0)
 
 FRAMES = 25
 """One observed frame and six chunks."""
-
-FIRST_TEST_SEED = 1_000_000
 
 
 def future_of(clip: Clip, observed: int = 1) -> Trajectory:

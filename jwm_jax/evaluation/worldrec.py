@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jwm_jax.data.streets import make_clip, make_street, render_views
+from jwm_jax.data.streets import FIRST_TEST_SEED, make_clip, make_street, render_views
 from jwm_jax.evaluation.images import psnr, ssim
 from jwm_jax.scene import Camera, Clip
 from jwm_jax.worldrec import GivenDepth, LidarDepth, WorldRec
@@ -31,8 +31,6 @@ FRAMES = 17
 CONTEXT_EVERY = 4
 SHIFTS = (-2.0, 2.0)
 """Metres to the right of the vehicle's way."""
-
-FIRST_TEST_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
