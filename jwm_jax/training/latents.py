@@ -174,25 +174,37 @@ def open_latents(
         config: for the style vocabulary.
         codec: with its weights, which are part of the hash.
         prior: renders priors of a clip, or None.
-        prior_name: stands for ``prior`` in the hash.
+        prior_name: names ``prior``; its latents are kept in a folder of this name in the set, so
+            that another prior does not encode everything else again.
         say: gets progress messages.
 
     Raises:
         DataError: a data set is missing or broken, or holds no clip long enough.
     """
-    folder = Path(root).expanduser() / _identity(source, config, codec, prior_name)
+    folder = Path(root).expanduser() / _identity(source, config, codec)
+    _once(folder, lambda: _encode_all(folder, source, config, codec, say))
+    names = [n for n in LatentSet.__dataclass_fields__ if n not in ("prior", "prior_mask")]
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+    shape = arrays["latents"].shape
+    if prior is None:
+        priors = [np.broadcast_to(np.float16(0), s) for s in (shape, (*shape[:-1], 1))]
+    else:
+        part = folder / f"prior-{prior_name}"
+        _once(part, lambda: _encode_priors(part, shape, source, codec, prior, say))
+        priors = [np.load(part / f"{n}.npy", mmap_mode="r") for n in ("prior", "prior_mask")]
+    return LatentSet(**arrays, prior=priors[0], prior_mask=priors[1])
+
+
+def _once(folder: Path, fill: Callable[[], None]) -> None:
+    """Fills a folder unless an earlier run did so to the end."""
     if not (folder / "done").is_file():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        _encode_all(folder, source, config, codec, prior, say)
+        fill()
         (folder / "done").touch()
-    names = LatentSet.__dataclass_fields__
-    return LatentSet(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names})
 
 
-def _identity(
-    source: LatentSource, config: WorldGenConfig, codec: VideoCodec, prior_name: str
-) -> str:
+def _identity(source: LatentSource, config: WorldGenConfig, codec: VideoCodec) -> str:
     import jax
 
     digest = hashlib.sha256()
@@ -201,7 +213,7 @@ def _identity(
     files = [Path(name).expanduser() for name in source.datasets]
     stamps = [_stamp(path) for path in files]
     text = json.dumps(
-        [repr(source), repr(config.styles), prior_name, digest.hexdigest(), stamps], sort_keys=True
+        [repr(source), repr(config.styles), "none", digest.hexdigest(), stamps], sort_keys=True
     )
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -220,14 +232,13 @@ def _encode_all(
     source: LatentSource,
     config: WorldGenConfig,
     codec: VideoCodec,
-    prior: Prior | None,
     say: Callable[[str], None],
 ) -> None:
     began = reported = time.monotonic()
     rows: list[dict[str, np.ndarray]] = []
     for clip, held_out in _clips(source):
         for example in _cut(clip, source):
-            for row in _encode(example, source, config, codec, prior):
+            for row in _encode(example, source, config, codec):
                 rows.append({**row, "held_out": np.asarray(held_out)})
         if time.monotonic() - reported > REPORT_SECONDS:
             reported = time.monotonic()
@@ -243,6 +254,34 @@ def _encode_all(
     say(f"encoded {len(rows)} examples in {duration(time.monotonic() - began)}, into {folder}")
     for name in rows[0]:
         np.save(folder / f"{name}.npy", np.stack([row[name] for row in rows]))
+
+
+def _encode_priors(
+    folder: Path,
+    shape: tuple[int, ...],
+    source: LatentSource,
+    codec: VideoCodec,
+    prior: Prior,
+    say: Callable[[str], None],
+) -> None:
+    """Priors of the examples of `_encode_all`, in its order; zeros for videos."""
+    began = reported = time.monotonic()
+    latents = np.zeros(shape, np.float16)
+    masks = np.zeros((*shape[:-1], 1), np.float16)
+    count = 0
+    for clip, _ in _clips(source):
+        for example in _cut(clip, source):
+            pictures = np.stack([example.view(v) for v in range(example.num_views)])
+            rendered, alpha = prior(example)
+            for turn in (1, -1) if source.mirror else (1,):
+                given = (a[:, :, :, ::turn] for a in (pictures, rendered, alpha))
+                latents[count], masks[count] = _prior_stream(*given, codec)
+                count += 1
+        if time.monotonic() - reported > REPORT_SECONDS:
+            reported = time.monotonic()
+            say(f"encoded priors of {count} examples in {duration(reported - began)}")
+    np.save(folder / "prior.npy", latents)
+    np.save(folder / "prior_mask.npy", masks)
 
 
 def _clips(source: LatentSource) -> Iterator[tuple[Clip, bool]]:
@@ -276,26 +315,18 @@ def _encode(
     source: LatentSource,
     config: WorldGenConfig,
     codec: VideoCodec,
-    prior: Prior | None,
 ) -> Iterator[dict[str, np.ndarray]]:
     pictures = np.stack([clip.view(v) for v in range(clip.num_views)])
     layout = _layout(clip)
     h, w = source.height // 8, source.width // 8
     rays = camera_rays(clip.rig(), h, w)
     motion = ego_motion(clip.world_from_ego, clip.times[:, 0])
-    rendered, alpha = (None, None) if prior is None else prior(clip)
     for mirrored in (False, True) if source.mirror else (False,):
         turn = slice(None, None, -1 if mirrored else 1)
         signs = np.asarray([1.0, -1.0, -1.0, 1.0], np.float32) if mirrored else np.float32(1.0)
         yield {
             **_rgb(pictures[:, :, :, turn], source, codec),
             **_layouts(None if layout is None else layout[:, :, :, turn], source, codec),
-            **_priors(
-                pictures[:, :, :, turn],
-                None if rendered is None else rendered[:, :, :, turn],
-                None if alpha is None else alpha[:, :, :, turn],
-                codec,
-            ),
             "ego_motion": _grouped(motion * signs),
             "ego_valid": np.float32(1.0),
             "style": style_codes(config, _known(clip.style, config)),
@@ -317,7 +348,6 @@ def _encode_video(
             yield {
                 **_rgb(pictures, source, codec),
                 **_layouts(None, source, codec),
-                **_priors(pictures, None, None, codec),
                 "ego_motion": np.zeros((steps, 4, 4), np.float32),
                 "ego_valid": np.float32(0.0),
                 "style": style_codes(config, None),
@@ -386,19 +416,13 @@ def _layouts(
     return {"layout": latents, "layout_stills": stills, "layout_valid": valid}
 
 
-def _priors(
-    pictures: np.ndarray,
-    rendered: np.ndarray | None,
-    alpha: np.ndarray | None,
-    codec: VideoCodec,
-) -> dict[str, np.ndarray]:
+def _prior_stream(
+    pictures: np.ndarray, rendered: np.ndarray, alpha: np.ndarray, codec: VideoCodec
+) -> tuple[np.ndarray, np.ndarray]:
     """The prior's stream as a session encodes it: the true first frame, then filled chunks."""
     views, frames, height, width = pictures.shape[:4]
     steps, h, w = 1 + frames // 4, height // 8, width // 8
     mask = np.zeros((views, steps, h, w, 1), np.float16)
-    if rendered is None or alpha is None:
-        channels = codec.config.latent_channels
-        return {"prior": np.zeros((views, steps, h, w, channels), np.float16), "prior_mask": mask}
     true = pictures.astype(np.float32) / 255.0
     stream = [true[:, :1]]
     for k in range(1, steps):
@@ -407,7 +431,7 @@ def _priors(
         filled = fill_holes(np.asarray(rendered[:, part], np.float32), given, true[:, 4 * k - 4])
         stream.append(np.asarray(filled))
         mask[:, k] = np.asarray(pool_mask(given, h, w))
-    return {"prior": _run(codec, np.concatenate(stream, axis=1)), "prior_mask": mask}
+    return _run(codec, np.concatenate(stream, axis=1)), mask
 
 
 def _stills(
