@@ -232,7 +232,7 @@ def _motion(clip: Clip, trajectory: Trajectory) -> np.ndarray:
     """Ego motion to each frame of the trajectory, the first from the clip's last instant."""
     times = np.concatenate([clip.times[-1:, 0], np.asarray(trajectory.times)])
     poses = np.concatenate([clip.world_from_ego[-1:], np.asarray(trajectory.world_from_ego)])
-    return ego_motion(times, poses)[1:]
+    return ego_motion(poses, times)
 
 
 def _layout(cameras, tracks, lane_map, times) -> np.ndarray | None:

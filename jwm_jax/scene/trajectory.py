@@ -48,17 +48,19 @@ class Trajectory:
 
 
 def ego_motion(
-    times: Float[np.ndarray, "f"], world_from_ego: Float[np.ndarray, "f 4 4"]
-) -> Float[np.ndarray, "f 4"]:
-    """Motion from each pose to the next, in the earlier pose's frame.
+    world_from_ego: Float[np.ndarray, "f 4 4"], times: Float[np.ndarray, "f"]
+) -> Float[np.ndarray, "f-1 4"]:
+    """Motion from each pose to the next, in the ego frame of the earlier one.
+
+    Args:
+        world_from_ego: Poses, metres.
+        times: Ascending seconds.
 
     Returns:
-        [F, 4]: forward metres, left metres, yaw radians, speed in metres a second of the motion
-        that ends at each frame; the first row is zero.
+        float32 [F - 1, 4]: forward metres, left metres, yaw radians, speed in metres a second.
     """
-    relative = invert_transform(world_from_ego[:-1]) @ world_from_ego[1:]
-    yaw = np.arctan2(relative[:, 1, 0], relative[:, 0, 0])
-    span = np.diff(times)
-    speed = np.linalg.norm(relative[:, :3, 3], axis=-1) / np.maximum(span, 1e-6)
-    rows = np.stack([relative[:, 0, 3], relative[:, 1, 3], yaw, speed], axis=-1)
-    return np.concatenate([np.zeros((1, 4), rows.dtype), rows]).astype(np.float32)
+    step = invert_transform(world_from_ego[:-1]) @ world_from_ego[1:]
+    yaw = np.arctan2(step[:, 1, 0], step[:, 0, 0])
+    duration = np.maximum(np.diff(times), 1e-6)
+    speed = np.linalg.norm(step[:, :2, 3], axis=-1) / duration
+    return np.stack([step[:, 0, 3], step[:, 1, 3], yaw, speed], axis=-1).astype(np.float32)

@@ -26,12 +26,12 @@ from jaxtyping import Float, UInt8
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.scene.clip import Clip
 from jwm_jax.scene.drawing import draw_layout
+from jwm_jax.scene.trajectory import ego_motion
 from jwm_jax.training.progress import duration
 from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.conditions import (
     LatentConditions,
     camera_rays,
-    ego_motion,
     fill_holes,
     pool_mask,
     style_codes,

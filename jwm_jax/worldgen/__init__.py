@@ -2,7 +2,7 @@
 
 from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.codec_network import CodecConfig
-from jwm_jax.worldgen.conditions import Conditions, LatentConditions, camera_rays, ego_motion
+from jwm_jax.worldgen.conditions import Conditions, LatentConditions, camera_rays
 from jwm_jax.worldgen.config import WorldGenConfig
 from jwm_jax.worldgen.model import WorldGen
 from jwm_jax.worldgen.session import Session
@@ -16,5 +16,4 @@ __all__ = [
     "WorldGen",
     "WorldGenConfig",
     "camera_rays",
-    "ego_motion",
 ]

@@ -169,26 +169,6 @@ def style_codes(config: WorldGenConfig, style: Mapping[str, str] | None) -> Int[
     return np.asarray(codes, np.int32)
 
 
-def ego_motion(
-    world_from_ego: Float[Array, "t 4 4"], times: Float[Array, " t"]
-) -> Float[np.ndarray, "t-1 4"]:
-    """Motion from each pose to the next, in the ego frame of the earlier one.
-
-    Args:
-        world_from_ego: poses, metres.
-        times: seconds, increasing.
-
-    Returns:
-        float32 (dx m forward, dy m left, dyaw rad, v m/s).
-    """
-    poses = np.asarray(world_from_ego, np.float64)
-    step = np.linalg.inv(poses[:-1]) @ poses[1:]
-    yaw = np.arctan2(step[:, 1, 0], step[:, 0, 0])
-    duration = np.maximum(np.diff(np.asarray(times, np.float64)), 1e-6)
-    speed = np.linalg.norm(step[:, :2, 3], axis=-1) / duration
-    return np.stack([step[:, 0, 3], step[:, 1, 3], yaw, speed], axis=-1).astype(np.float32)
-
-
 def camera_rays(
     cameras: Rig | Sequence[Camera], height: int, width: int
 ) -> Float[np.ndarray, "v h w 6"]:

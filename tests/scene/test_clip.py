@@ -75,11 +75,11 @@ def test_tiny_size():
 
 def test_ego_motion_is_measured_in_the_earlier_frame():
     c = clip()
-    motion = ego_motion(c.times[:, 0], c.world_from_ego)
-    assert (motion[0] == 0).all()
-    np.testing.assert_allclose(motion[1:, 2], 0.1, atol=1e-5)
-    np.testing.assert_allclose(motion[1:, 3], 10.0, atol=1e-3)
-    np.testing.assert_allclose(motion[2, :2], [np.cos(0.1), -np.sin(0.1)], atol=1e-5)
+    motion = ego_motion(c.world_from_ego, c.times[:, 0])
+    assert motion.shape == (4, 4)
+    np.testing.assert_allclose(motion[:, 2], 0.1, atol=1e-5)
+    np.testing.assert_allclose(motion[:, 3], 10.0, atol=1e-3)
+    np.testing.assert_allclose(motion[1, :2], [np.cos(0.1), -np.sin(0.1)], atol=1e-5)
 
 
 def test_shifted_trajectory_is_parallel_and_eases_in():
@@ -93,3 +93,10 @@ def test_shifted_trajectory_is_parallel_and_eases_in():
     np.testing.assert_allclose(eased.world_from_ego[0], c.world_from_ego[0])
     np.testing.assert_allclose(eased.world_from_ego[-1], left.world_from_ego[-1])
     np.testing.assert_allclose(drive.at(c.times[2:3, 0])[0], c.world_from_ego[2], atol=1e-6)
+
+
+def test_ego_motion_of_a_vehicle_that_looks_left():
+    turned = yaw_rotation(np.array([np.pi / 2, np.pi / 2 + 0.1]))
+    poses = make_transform(turned, np.array([[0.0, 0, 0], [0, 2, 0]]))
+    motion = ego_motion(poses, np.array([0.0, 0.5]))
+    np.testing.assert_allclose(motion, [[2.0, 0.0, 0.1, 4.0]], atol=1e-6)

@@ -1,4 +1,4 @@
-"""Conditions: ego motion, rays, holes, masks, styles, dropout."""
+"""Conditions: rays, holes, masks, styles, dropout."""
 
 import dataclasses
 
@@ -11,7 +11,6 @@ from jwm_jax.scene.cameras import Camera, Intrinsics, Rig
 from jwm_jax.worldgen.conditions import (
     camera_rays,
     drop_conditions,
-    ego_motion,
     fill_holes,
     no_conditions,
     pool_mask,
@@ -21,19 +20,6 @@ from jwm_jax.worldgen.conditions import (
 from jwm_jax.worldgen.config import WorldGenConfig
 
 CONFIG = WorldGenConfig(latent_channels=4)
-
-
-def pose(x: float, y: float, yaw: float) -> np.ndarray:
-    matrix = np.eye(4)
-    matrix[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
-    matrix[:2, 3] = x, y
-    return matrix
-
-
-def test_ego_motion_is_in_the_earlier_ego_frame():
-    poses = np.stack([pose(0, 0, np.pi / 2), pose(0, 2, np.pi / 2 + 0.1)])
-    motion = ego_motion(poses, np.asarray([0.0, 0.5]))
-    np.testing.assert_allclose(motion, [[2.0, 0.0, 0.1, 4.0]], atol=1e-6)
 
 
 def test_rays_point_where_the_camera_looks_and_moments_hold_its_place():
