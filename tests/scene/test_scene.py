@@ -143,7 +143,7 @@ def test_ply_round_trip_keeps_what_can_be_seen(tmp_path):
 def test_broken_files_are_named(tmp_path):
     broken = tmp_path / "scene.npz"
     broken.write_bytes(b"nonsense")
-    with pytest.raises(DataError, match="scene.npz"):
+    with pytest.raises(DataError, match=r"scene\.npz"):
         Scene.load(broken)
     with pytest.raises(DataError, match=r"missing\.ply"):
         read_ply(tmp_path / "missing.ply")
