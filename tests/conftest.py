@@ -1,6 +1,6 @@
-"""Test session set-up: eight simulated CPU devices, a persistent compilation cache, checked array shapes.
+"""Test session set-up: simulated devices, a persistent compilation cache, checked array shapes.
 
-The simulated devices exist so that sharding is tested everywhere; a computation that names no
+Eight simulated CPU devices exist so that sharding is tested everywhere; a computation that names no
 sharding still runs on the first of them.
 """
 
@@ -25,7 +25,7 @@ install_import_hook(["jwm_jax", "jwm_kernels"], "beartype.beartype")
 
 @pytest.fixture(scope="session")
 def jwm_data() -> Path:
-    """Folder of real drives, weights and golden arrays; tests that need it skip where it is absent."""
+    """Folder of real drives, weights and golden arrays; what needs it skips where it is absent."""
     folder = Path(os.environ.get("JWM_DATA", ROOT.parent / "shared" / "data")).expanduser()
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} does not exist (set JWM_DATA)")
