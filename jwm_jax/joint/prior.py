@@ -22,11 +22,13 @@ class Prior(NamedTuple):
         rgb: [..., H, W, 3] in [0, 1], black where nothing is known.
         alpha: [..., H, W] in [0, 1].
         depth: [..., H, W] metres, 0 where nothing is known.
+        overflow: [...], see `Rendering`.
     """
 
     rgb: jax.Array
     alpha: jax.Array
     depth: jax.Array
+    overflow: jax.Array
 
 
 def render_prior(scene: Scene, camera: Camera, times: Float[Array, "*b"]) -> Prior:
@@ -45,4 +47,4 @@ def render_prior(scene: Scene, camera: Camera, times: Float[Array, "*b"]) -> Pri
 def _render(scene, world_from_camera, K, times, size) -> Prior:
     lens = Intrinsics(K=K, height=size[0], width=size[1])
     picture = scene.render(Camera(lens, world_from_camera), times, sky=False)
-    return Prior(jnp.clip(picture.rgb, 0.0, 1.0), picture.alpha, picture.depth)
+    return Prior(jnp.clip(picture.rgb, 0.0, 1.0), picture.alpha, picture.depth, picture.overflow)

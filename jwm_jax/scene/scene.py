@@ -39,11 +39,13 @@ class Rendering(NamedTuple):
         rgb: In [0, 1] (up to rounding), [..., h, w, 3].
         alpha: Share of light that Gaussians stopped, [..., h, w].
         depth: Expected distance along z in metres, [..., h, w]; 0 where alpha is 0.
+        overflow: Pairs of Gaussian and tile left out for lack of room, farthest first, [...].
     """
 
     rgb: jax.Array
     alpha: jax.Array
     depth: jax.Array
+    overflow: jax.Array
 
 
 @pytree_dataclass
@@ -97,7 +99,11 @@ class Scene:
         )
 
     def render(
-        self, camera: Camera, time: Float[Array, "*b"] | float | np.floating, sky: bool = True
+        self,
+        camera: Camera,
+        time: Float[Array, "*b"] | float | np.floating,
+        sky: bool = True,
+        capacity: int | None = None,
     ) -> Rendering:
         """Draw the scene.
 
@@ -105,17 +111,20 @@ class Scene:
             camera: World frame; leading axes [*b] draw several pictures.
             time: Seconds since the start, [*b] or one for all.
             sky: Whether the sky fills what Gaussians leave open; black otherwise.
+            capacity: Pairs of Gaussian and tile that a picture has room for; `default_capacity` if
+                None.
 
         Returns:
-            rgb [*b, h, w, 3], alpha [*b, h, w], depth [*b, h, w].
+            rgb [*b, h, w, 3], alpha [*b, h, w], depth [*b, h, w], overflow [*b].
         """
         pose = jnp.asarray(camera.world_from_camera, jnp.float32)
         leading = pose.shape[:-2]
         K = jnp.broadcast_to(jnp.asarray(camera.K, jnp.float32), (*leading, 3, 3))
         times = jnp.broadcast_to(jnp.asarray(time, jnp.float32), leading)
         size = (camera.height, camera.width)
+        slots = default_capacity(self.gaussians.capacity, *size) if capacity is None else capacity
         parts = (pose.reshape(-1, 4, 4), K.reshape(-1, 3, 3), times.reshape(-1))
-        pictures = _render_many(self, *parts, size=size, sky=sky)
+        pictures = _render_many(self, *parts, size=size, sky=sky, slots=slots)
         return Rendering(*(p.reshape(*leading, *p.shape[1:]) for p in pictures))
 
     def save_ply(self, path: str | Path, time: float | None = None) -> Path:
@@ -184,22 +193,30 @@ class Scene:
         )
 
 
-def _render_many(scene: Scene, poses, Ks, times, *, size: tuple[int, int], sky: bool):
-    """[B, 4, 4], [B, 3, 3], [B] -> rgb, alpha, depth with a leading axis B."""
+def default_capacity(gaussians: int, height: int, width: int) -> int:
+    """Room for four 8-pixel tiles a Gaussian, and 64 Gaussians a tile on top.
+
+    Gaussians of about a pixel's footprint, as WorldRec makes them, cover two to three tiles.
+    """
+    return 4 * gaussians + 64 * (-(-height // 8)) * (-(-width // 8))
+
+
+def _render_many(scene: Scene, poses, Ks, times, **options):
+    """[B, 4, 4], [B, 3, 3], [B] -> rgb, alpha, depth, overflow with a leading axis B."""
 
     def one(args):
         pose, K, time = args
-        return _render_one(scene, pose, K, time, size=size, sky=sky)
+        return _render_one(scene, pose, K, time, **options)
 
     if poses.shape[0] == 1:
         return tuple(p[None] for p in one((poses[0], Ks[0], times[0])))
     return jax.lax.map(one, (poses, Ks, times))
 
 
-def _render_one(scene: Scene, pose, K, time, *, size: tuple[int, int], sky: bool):
+def _render_one(scene: Scene, pose, K, time, *, size: tuple[int, int], sky: bool, slots: int):
     height, width = size
     g = scene.compose(time)
-    colors, alphas, _ = jwm_kernels.rasterization(
+    colors, alphas, meta = jwm_kernels.rasterization(
         g.means,
         g.quats,
         g.scales,
@@ -210,9 +227,10 @@ def _render_one(scene: Scene, pose, K, time, *, size: tuple[int, int], sky: bool
         width,
         height,
         render_mode="RGB+ED",
+        capacity=slots,
     )
     rgb, depth, alpha = colors[0, ..., :3], colors[0, ..., 3], alphas[0, ..., 0]
     if sky and scene.sky is not None:
         _, directions = Camera(Intrinsics(K=K, width=width, height=height), pose).rays()
         rgb = rgb + (1.0 - alpha)[..., None] * scene.sky.sample(directions)
-    return rgb, alpha, depth
+    return rgb, alpha, depth, meta["overflow"]

@@ -147,3 +147,10 @@ def test_broken_files_are_named(tmp_path):
         Scene.load(broken)
     with pytest.raises(DataError, match=r"missing\.ply"):
         read_ply(tmp_path / "missing.ply")
+
+
+def test_what_does_not_fit_is_counted():
+    scene = Scene(gaussians(owner=(0, 0)))
+    assert scene.render(camera(), 0.0).overflow == 0
+    small = scene.render(camera(), 0.0, capacity=2)
+    assert small.overflow > 0 and np.isfinite(small.rgb).all()
