@@ -11,7 +11,7 @@ from jwm_jax.evaluation.images import psnr
 from jwm_jax.evaluation.rollouts import future_of, warped
 from jwm_jax.joint import JointWorldModel, Rollout
 from jwm_jax.scene import Camera, Clip, Intrinsics, Scene, tiny_size
-from jwm_jax.worldrec import WorldRec
+from jwm_jax.worldrec import WorldRec, measured_depth
 
 CONTEXT_EVERY = 4
 LANE_SHIFTS = (2.0, -2.0)
@@ -81,7 +81,7 @@ def show_reconstruction(rec: WorldRec, clip: Clip, front: int, spec: str) -> See
 
     clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
     context = np.arange(0, clip.num_frames, CONTEXT_EVERY)
-    source = depth_source_of(clip)
+    source = measured_depth(clip)
     scene = jax.block_until_ready(rec(clip.select(context), source))
     start = time.perf_counter()
     jax.block_until_ready(rec(clip.select(context), source))
@@ -121,7 +121,8 @@ def show_future(world: JointWorldModel, clip: Clip, steps: int, seed: int) -> Fu
     clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
     start, trajectory = clip.select([0]), future_of(clip)
     plain = world.rollout(start, trajectory, seed=seed, steps=steps, use_prior=False)
-    joint = world.rollout(start, trajectory, seed=seed, steps=steps)
+    scene = world.rec(start, measured_depth(start))
+    joint = world.rollout(start, trajectory, seed=seed, steps=steps, scene=scene)
     count = len(joint.frames)
     truth = clip.view(0)[: count + 1].astype(np.float32) / 255.0
     codec = world.gen.codec
@@ -147,13 +148,6 @@ def show_future(world: JointWorldModel, clip: Clip, steps: int, seed: int) -> Fu
         plain=plain,
         chunk_seconds=float(np.median(warm)),
     )
-
-
-def depth_source_of(clip: Clip):
-    """Lidar where the drive has it; otherwise the network's own depth."""
-    from jwm_jax.worldrec import LidarDepth
-
-    return LidarDepth() if clip.lidar is not None else None
 
 
 def street_pictures(spec: str, lens: Intrinsics, poses, times) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from jwm_jax.cli.options import ClipSpec, Writing
 from jwm_jax.cli.output import claim, say_next
@@ -26,6 +27,8 @@ class Options(Writing):
     """FORMAT:WHERE, such as kitti:PATH, nuscenes:PATH, folder:PATH or procedural:easy:0."""
     rec: str = "tiny"
     """WorldRec: a name that comes with the package, or a model directory."""
+    depth: Literal["lidar", "network"] = "lidar"
+    """Where depth comes from: lidar where the drive has it, or the network's own estimate."""
     frames: int = 16
     """Most instants to reconstruct from, spread evenly over the drive."""
     video_frames: int = 24
@@ -43,7 +46,7 @@ def run(options: Options) -> None:
     from jwm_jax.scene import tiny_size
 
     clip = load_clip(options.clip)
-    from jwm_jax.worldrec import WorldRec
+    from jwm_jax.worldrec import WorldRec, measured_depth
 
     rec = WorldRec.from_pretrained(options.rec)
     clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
@@ -54,7 +57,9 @@ def run(options: Options) -> None:
         flush=True,
     )
     start = time.perf_counter()
-    scene = jax.block_until_ready(rec(clip.select(context)))
+    seen = clip.select(context)
+    source = measured_depth(seen) if options.depth == "lidar" else None
+    scene = jax.block_until_ready(rec(seen, source))
     seconds = time.perf_counter() - start
     count = int(np.asarray(scene.gaussians.mask).sum())
     print(f"{count} Gaussians in {seconds:.1f} s, compilation included", flush=True)

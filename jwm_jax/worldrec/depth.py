@@ -83,6 +83,11 @@ class LidarDepth:
         return densify(lidar_depth(clip, frame, view), self.reach)
 
 
+def measured_depth(clip: Clip) -> LidarDepth | None:
+    """Lidar where the clip has it; None, which leaves depth to the network, where it has none."""
+    return None if clip.lidar is None else LidarDepth()
+
+
 def densify(depth: Float[np.ndarray, "h w"], reach: int) -> Float[np.ndarray, "h w"]:
     """Spread positive entries over their neighbourhood; entries that are positive stay.
 
