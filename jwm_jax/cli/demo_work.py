@@ -121,8 +121,7 @@ def show_future(world: JointWorldModel, clip: Clip, steps: int, seed: int) -> Fu
     clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
     start, trajectory = clip.select([0]), future_of(clip)
     plain = world.rollout(start, trajectory, seed=seed, steps=steps, use_prior=False)
-    scene = world.rec(start, measured_depth(start))
-    joint = world.rollout(start, trajectory, seed=seed, steps=steps, scene=scene)
+    joint = world.rollout(start, trajectory, seed=seed, steps=steps)
     count = len(joint.frames)
     truth = clip.view(0)[: count + 1].astype(np.float32) / 255.0
     codec = world.gen.codec

@@ -30,7 +30,7 @@ from jwm_jax.scene import (
     tiny_size,
 )
 from jwm_jax.worldgen import Conditions, WorldGen
-from jwm_jax.worldrec import WorldRec
+from jwm_jax.worldrec import WorldRec, measured_depth
 
 CHUNK = 4
 """Video frames of a chunk."""
@@ -116,7 +116,7 @@ class JointWorldModel:
         """Generate the clip's future along a trajectory.
 
         The generator starts from the clip's last instant; the scene is reconstructed from the whole
-        clip. Poses at which no sensor was are exactly what the prior is for.
+        clip, with depth from lidar where the clip has it. Poses at which no sensor was are exactly what the prior is for.
 
         Args:
             clip: What was seen so far, at least one instant.
@@ -147,7 +147,7 @@ class JointWorldModel:
 
         start = clock.perf_counter()
         if use_prior and scene is None:
-            scene = jax.block_until_ready(self.rec(clip))
+            scene = jax.block_until_ready(self.rec(clip, measured_depth(clip)))
         seconds["reconstruct"] = clock.perf_counter() - start
         row, added = 0, []
         if use_prior and key_frame_every:

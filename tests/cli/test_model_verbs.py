@@ -111,7 +111,8 @@ def test_reconstruct_writes_scene_and_views(frames, suffix, tmp_path, monkeypatc
     drive = write_drive(tmp_path / "drive", frames)
     seen = []
 
-    def reconstruct(clip):
+    def reconstruct(clip, depth_source):
+        assert depth_source is None, "a plain folder has no lidar"
         seen.append(clip.num_frames)
         return a_scene()
 
