@@ -1,9 +1,9 @@
 """Protocol `streets-rollout-v1`: a generated future against the procedural ground truth.
 
 Streets of seeds that no training has seen, front view, 96x160 at 10 Hz. The model sees the first
-instant with its lidar sweep, the ego poses and boxes of the next 2.4 s and the lane map; PSNR is taken against the
-picture that the ray-caster draws for the same pose and time, at 0.4, 1 and 2 s (frames 4, 10 and
-20), and averaged over clips. Rows:
+instant with its lidar sweep, the ego poses and boxes of the next 2.4 s and the lane map; PSNR is
+taken against the picture that the ray-caster draws for the same pose and time, at 0.4, 1 and 2 s
+(frames 4, 10 and 20), and averaged over clips. Rows:
 
 - `copy`: the first frame, held;
 - `warp`: the first frame's prior alone (holes filled with the first frame);

@@ -116,7 +116,8 @@ class JointWorldModel:
         """Generate the clip's future along a trajectory.
 
         The generator starts from the clip's last instant; the scene is reconstructed from the whole
-        clip, with depth from lidar where the clip has it. Poses at which no sensor was are exactly what the prior is for.
+        clip, with depth from lidar where the clip has it. Poses at which no sensor was are what
+        the prior is for.
 
         Args:
             clip: What was seen so far, at least one instant.
