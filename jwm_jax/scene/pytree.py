@@ -24,12 +24,27 @@ def static_field(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static_field))
+def host_field(default: Any) -> Any:
+    """A dataclass field that transformations do not see: a rebuilt instance has its default.
+
+    For names and the like, which would otherwise make every object a structure of its own and have
+    compiled functions compiled again.
+    """
+    return dataclasses.field(default=default, metadata={"host": True})
+
+
+@dataclass_transform(
+    frozen_default=True, field_specifiers=(dataclasses.field, static_field, host_field)
+)
 def pytree_dataclass(cls: type[T]) -> type[T]:
-    """Make `cls` a frozen dataclass and a pytree; fields from `static_field` become structure."""
+    """Make `cls` a frozen dataclass and a pytree; fields from `static_field` become structure.
+
+    Fields from `host_field` are forgotten by transformations.
+    """
     cls = dataclasses.dataclass(frozen=True)(cls)
     fields = dataclasses.fields(cls)
-    dynamic = tuple(f.name for f in fields if not f.metadata.get("static"))
+    host = {f.name: f.default for f in fields if f.metadata.get("host")}
+    dynamic = tuple(f.name for f in fields if not f.metadata.get("static") and f.name not in host)
     static = tuple(f.name for f in fields if f.metadata.get("static"))
 
     def flatten_with_keys(obj):
@@ -44,6 +59,8 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
         for name, value in zip(dynamic, children, strict=True):
             object.__setattr__(obj, name, value)
         for name, value in zip(static, structure, strict=True):
+            object.__setattr__(obj, name, value)
+        for name, value in host.items():
             object.__setattr__(obj, name, value)
         return obj
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jwm_jax.scene.pytree import Array, pytree_dataclass, static_field
+from jwm_jax.scene.pytree import Array, host_field, pytree_dataclass
 from jwm_jax.scene.transforms import (
     array_module,
     interpolation_weights,
@@ -39,7 +39,7 @@ class Tracks:
         sizes: Length, width, height in metres.
         valid: Whether the thing was annotated at that time.
         category: Index into `CATEGORIES`.
-        ids: One name a thing.
+        ids: One name a thing; forgotten by transformations.
     """
 
     times: Float[Array, "s"]
@@ -48,7 +48,7 @@ class Tracks:
     sizes: Float[Array, "n 3"]
     valid: Bool[Array, "n s"]
     category: Int[Array, "n"]
-    ids: tuple[str, ...] = static_field(default=())
+    ids: tuple[str, ...] = host_field(())
 
     @property
     def num_tracks(self) -> int:

@@ -62,3 +62,18 @@ def test_first_four_corners_are_the_front():
     corners = box_corners(np.array([4.0, 2.0, 1.0]))
     assert (corners[:4, 0] == 2.0).all() and (corners[4:, 0] == -2.0).all()
     np.testing.assert_allclose(np.abs(corners), np.tile([2, 1, 0.5], (8, 1)))
+
+
+def test_names_do_not_make_a_function_compile_again():
+    count = []
+
+    @jax.jit
+    def poses(t):
+        count.append(1)
+        return t.at(jax.numpy.float32(0.25))[0]
+
+    named = tracks().on_device(start=10.0)
+    other = tracks().select(np.array([1, 0])).on_device(start=10.0)
+    assert named.ids != other.ids
+    poses(named), poses(other)
+    assert len(count) == 1
