@@ -1,11 +1,13 @@
 """`jwm demo`: the whole path on one drive, from pictures to a scene, a future and a report."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jwm_jax.cli.options import Writing
 from jwm_jax.cli.output import claim, say_next
 
+STREET = "procedural:full:1000003?frames={frames}&views={views}"
+VIEWS = "front_left,front,front_right"
 SHORT_FRAMES = 9
 
 
@@ -19,8 +21,9 @@ class Options(Writing):
     Example: jwm demo --out demo
     """
 
-    clip: str = "procedural:full:1000003?frames=25&views=front_left,front,front_right"
-    """FORMAT:WHERE, such as kitti:PATH, folder:PATH or procedural:easy:0; 9 frames or more."""
+    clip: str | None = None
+    """FORMAT:WHERE, such as kitti:PATH, folder:PATH or procedural:easy:0; 9 frames or more. A street
+    that no model was trained on, if not given."""
     rec: str = "tiny"
     """WorldRec: a name that comes with the package, or a model directory."""
     gen: str = "tiny"
@@ -39,6 +42,10 @@ def run(options: Options) -> None:
     """Run `jwm demo`."""
     folder = claim(options.out, "demo", overwrite=options.overwrite)
     began = time.perf_counter()
+    most = SHORT_FRAMES if options.short else options.frames
+    if options.clip is None:
+        views = "front" if options.short else VIEWS
+        options = replace(options, clip=STREET.format(frames=most, views=views))
     from jwm_jax.cli.demo_report import write_report
     from jwm_jax.cli.demo_work import show_future, show_reconstruction
     from jwm_jax.data import load_clip
@@ -58,7 +65,7 @@ def run(options: Options) -> None:
 
     seconds["Import"] = round(time.perf_counter() - began, 2)
     clip = step("Load the drive", lambda: load_clip(options.clip))
-    clip = trim_frames(clip, SHORT_FRAMES if options.short else options.frames)
+    clip = trim_frames(clip, most)
     front = front_view(clip.view_names)
     if options.short:
         clip, front = clip.select(views=[front]), 0

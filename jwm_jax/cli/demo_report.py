@@ -212,8 +212,8 @@ def _future(report: Report, future: Future, rate: float) -> None:
 
 
 def _horizons(frames: int, rate: float) -> dict[str, int]:
-    """Frame index by label for 0.4, 1, 1.6 and 2.4 s, as far as the future goes."""
-    wanted = {f"{s:g} s": round(s * rate) - 1 for s in (0.4, 1.0, 1.6, 2.4)}
+    """Frame index by label for some moments, as far as the future goes."""
+    wanted = {f"{s:g} s": round(s * rate) - 1 for s in (0.4, 0.8, 1.0, 1.6, 2.0, 2.4)}
     return {label: i for label, i in wanted.items() if 0 <= i < frames} or {"end": frames - 1}
 
 
