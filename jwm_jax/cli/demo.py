@@ -22,8 +22,8 @@ class Options(Writing):
     """
 
     clip: str | None = None
-    """FORMAT:WHERE, such as kitti:PATH, folder:PATH or procedural:easy:0; 9 frames or more. A street
-    that no model was trained on, if not given."""
+    """FORMAT:WHERE, such as kitti:PATH, folder:PATH or procedural:easy:0; 9 frames or more. If not
+    given, a street that no model was trained on."""
     rec: str = "tiny"
     """WorldRec: a name that comes with the package, or a model directory."""
     gen: str = "tiny"
