@@ -1,1 +1,1 @@
-"""TBD"""
+"""Metrics and named protocols. See README.md in this folder."""
