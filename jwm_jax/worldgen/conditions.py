@@ -18,7 +18,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from jwm_jax.scene.cameras import Camera, Rig
 from jwm_jax.scene.pytree import Array, pytree_dataclass
@@ -32,17 +32,17 @@ class Conditions:
     """Conditions of one chunk; each optional. A leading batch axis is there if the session has one.
 
     Attributes:
-        layout: layout frames [(B), V, 4, H, W, 3] in [0, 1]: boxes and lanes on black. At the start
+        layout: layout frames [(B), V, 4, H, W, 3], uint8 or in [0, 1]: boxes and lanes on black. At the start
             of a session one frame, [(B), V, 1, H, W, 3].
-        prior: rendered frames [(B), V, 4, H, W, 3] in [0, 1].
+        prior: rendered frames [(B), V, 4, H, W, 3], uint8 or in [0, 1].
         prior_alpha: where the prior is valid, [(B), V, 4, H, W] in [0, 1]; None means everywhere.
         ego_motion: [(B), 4, 4]: for each video frame (dx m, dy m, dyaw rad, v m/s) from the frame
             before it, in the ego frame of the frame before it.
         style: codes int32 [(B), n] from `style_codes`, or a mapping such as {"weather": "rain"}.
     """
 
-    layout: Float[Array, "*b f height width 3"] | None = None
-    prior: Float[Array, "*b 4 height width 3"] | None = None
+    layout: Num[Array, "*b f height width 3"] | None = None
+    prior: Num[Array, "*b 4 height width 3"] | None = None
     prior_alpha: Float[Array, "*b 4 height width"] | None = None
     ego_motion: Float[Array, "*m 4 4"] | None = None
     style: Int[Array, "*s n"] | Mapping[str, str] | None = None
