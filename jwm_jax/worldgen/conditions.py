@@ -32,8 +32,8 @@ class Conditions:
     """Conditions of one chunk; each optional. A leading batch axis is there if the session has one.
 
     Attributes:
-        layout: layout frames [(B), V, 4, H, W, 3], uint8 or in [0, 1]: boxes and lanes on black. At the start
-            of a session one frame, [(B), V, 1, H, W, 3].
+        layout: layout frames [(B), V, 4, H, W, 3], uint8 or in [0, 1]: boxes and lanes on black. At
+            the start of a session one frame, [(B), V, 1, H, W, 3].
         prior: rendered frames [(B), V, 4, H, W, 3], uint8 or in [0, 1].
         prior_alpha: where the prior is valid, [(B), V, 4, H, W] in [0, 1]; None means everywhere.
         ego_motion: [(B), 4, 4]: for each video frame (dx m, dy m, dyaw rad, v m/s) from the frame
