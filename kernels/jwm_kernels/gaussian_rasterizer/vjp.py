@@ -30,6 +30,9 @@ class BlendSpec:
     """Side of a tile in pixels."""
     max_alpha: float
     """Upper limit of a splat's alpha at a pixel, under 1."""
+    absgrad: bool = False
+    """Two columns of zeros follow the features. Forward ignores them; backward gives them the sums
+    over pixels of |d loss / d mean x| and |d loss / d mean y|."""
 
     @property
     def tiles_x(self) -> int:
