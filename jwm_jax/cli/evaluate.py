@@ -17,8 +17,8 @@ class Options(Common):
 
     codec: PSNR of encoding and decoding. worldrec: PSNR and SSIM at held-out instants and lane
     shifts, beside baselines. worldgen: futures with and without the scene, beside copying the first
-    frame and the codec's ceiling. Each protocol is described where it is defined, in
-    jwm_jax/evaluation.
+    frame and the codec's ceiling, and the flow loss. Each protocol is described where it is
+    defined, in jwm_jax/evaluation.
 
     Example: jwm evaluate worldgen --rung easy --count 4
     """
@@ -107,6 +107,7 @@ def _worldgen(options: Options) -> dict:
     from jwm_jax.cli.progress import track
     from jwm_jax.evaluation.rollouts import PROTOCOL, evaluate_rollouts, streets_of
     from jwm_jax.joint import JointWorldModel
+    from jwm_jax.training.joint import held_out_flow_loss
     from jwm_jax.worldgen import WorldGen
     from jwm_jax.worldrec import WorldRec
 
@@ -123,6 +124,10 @@ def _worldgen(options: Options) -> dict:
             seed=options.seed,
             key_frame_every=options.key_frame_every,
         )
+        clips = track(streets_of(rung, options.count), f"flow loss, {rung}", options.count)
+        tables[f"Flow loss, {rung}, {options.count} streets"] = held_out_flow_loss(
+            world.rec, world.gen, clips
+        )
     return {"protocol": PROTOCOL, "tables": tables}
 
 
@@ -131,4 +136,4 @@ def _print_table(rows: dict[str, dict[str, float]]) -> None:
     width = max(len(r) for r in rows) + 2
     print(" " * width + "".join(f"{c:>12}" for c in columns))
     for name, values in rows.items():
-        print(f"{name:<{width}}" + "".join(f"{values[c]:>12.2f}" for c in columns))
+        print(f"{name:<{width}}" + "".join(f"{values[c]:>12.4g}" for c in columns))

@@ -238,7 +238,7 @@ def _encode_all(
     rows: list[dict[str, np.ndarray]] = []
     for clip, held_out in _clips(source):
         for example in _cut(clip, source):
-            for row in _encode(example, source, config, codec):
+            for row in encode_clip(example, source, config, codec):
                 rows.append({**row, "held_out": np.asarray(held_out)})
         if time.monotonic() - reported > REPORT_SECONDS:
             reported = time.monotonic()
@@ -275,7 +275,7 @@ def _encode_priors(
             rendered, alpha = prior(example)
             for turn in (1, -1) if source.mirror else (1,):
                 given = (a[:, :, :, ::turn] for a in (pictures, rendered, alpha))
-                latents[count], masks[count] = _prior_stream(*given, codec)
+                latents[count], masks[count] = encode_prior(*given, codec)
                 count += 1
         if time.monotonic() - reported > REPORT_SECONDS:
             reported = time.monotonic()
@@ -310,12 +310,21 @@ def _cut(clip: Clip, source: LatentSource) -> Iterator[Clip]:
             yield clip.select(range(start, start + source.frames), chosen)
 
 
-def _encode(
+def encode_clip(
     clip: Clip,
     source: LatentSource,
     config: WorldGenConfig,
     codec: VideoCodec,
 ) -> Iterator[dict[str, np.ndarray]]:
+    """Arrays of one example, without prior, as `LatentSet` names them; a second, mirrored one if
+    ``source.mirror``.
+
+    Args:
+        clip: ``source.frames`` instants of ``source.views`` views in pictures of the source's size.
+        source: how long and how large examples are.
+        config: for the style vocabulary.
+        codec: encodes pictures and layout.
+    """
     pictures = np.stack([clip.view(v) for v in range(clip.num_views)])
     layout = _layout(clip)
     h, w = source.height // 8, source.width // 8
@@ -416,10 +425,20 @@ def _layouts(
     return {"layout": latents, "layout_stills": stills, "layout_valid": valid}
 
 
-def _prior_stream(
+def encode_prior(
     pictures: np.ndarray, rendered: np.ndarray, alpha: np.ndarray, codec: VideoCodec
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The prior's stream as a session encodes it: the true first frame, then filled chunks."""
+    """The prior's stream as a session encodes it: the true first frame, then filled chunks.
+
+    Args:
+        pictures: true frames [V, T, H, W, 3] uint8.
+        rendered: the prior [V, T, H, W, 3] in [0, 1].
+        alpha: where it is valid [V, T, H, W].
+        codec: encodes.
+
+    Returns:
+        Latents [V, F, h, w, c] and mask [V, F, h, w, 1], float16.
+    """
     views, frames, height, width = pictures.shape[:4]
     steps, h, w = 1 + frames // 4, height // 8, width // 8
     mask = np.zeros((views, steps, h, w, 1), np.float16)

@@ -1,6 +1,7 @@
 """The generator's trainings: latent sets, losses that fall, one loop for both stages."""
 
 import json
+from unittest.mock import Mock
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ from jwm_jax.errors import DataError, UsageError
 from jwm_jax.scene import Clip
 from jwm_jax.scene.cameras import Intrinsics
 from jwm_jax.scene.lane_map import LaneMap
+from jwm_jax.training import joint
 from jwm_jax.training.latents import LatentSource, open_latents
 from jwm_jax.training.loop import fit
 from jwm_jax.training.optimizer import OptimizerConfig
@@ -21,6 +23,8 @@ from jwm_jax.training.pretrain import PretrainExperiment
 from jwm_jax.training.teacher_forcing import TeacherForcingExperiment
 from jwm_jax.worldgen import CodecConfig, VideoCodec, WorldGen, WorldGenConfig
 from jwm_jax.worldgen.codec_network import CodecNetwork
+from jwm_jax.worldgen.forward import init_params
+from jwm_jax.worldrec import WorldRec
 
 FRAMES, HEIGHT, WIDTH = 13, 16, 32
 SOURCE = {"frames": FRAMES, "window": 3, "height": HEIGHT, "width": WIDTH, "held_out": 1}
@@ -161,6 +165,20 @@ def test_both_stages_train_and_the_second_starts_from_the_first(folder, tmp_path
     gen = WorldGen.from_pretrained(tmp_path / "second" / "model")
     session = gen.start(np.zeros((HEIGHT, WIDTH, 3), np.float32))
     assert gen.step(session, steps=1)[0].shape == (4, HEIGHT, WIDTH, 3)
+
+
+def test_the_held_out_loss_sees_the_prior(folder, monkeypatch):
+    def truth(rec, clip, depth):
+        pictures = clip.view(0)[None].astype(np.float32) / 255
+        return pictures, np.ones(pictures.shape[:-1], np.float32)
+
+    monkeypatch.setattr(joint, "first_instant_prior", truth)
+    config = model_config(folder)
+    params = nn.unbox(init_params(config, jax.random.key(0)))
+    gen = WorldGen(config, params, VideoCodec.from_pretrained(folder / "codec"))
+    rows = joint.held_out_flow_loss(Mock(spec=WorldRec), gen, [make_clip(0)])
+    assert rows["prior"]["x0 mse"] < 0.1 * rows["no prior"]["x0 mse"]
+    assert rows["prior"]["flow loss"] < 0.1 * rows["no prior"]["flow loss"]
 
 
 def test_batches_are_a_function_of_seed_and_step(folder):
