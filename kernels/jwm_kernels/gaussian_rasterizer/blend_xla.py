@@ -43,7 +43,8 @@ def forward(table, rows, starts, counts, spec, *, group_pixels=GROUP_PIXELS, unr
     """Blends every tile.
 
     Args:
-      table: [R, 6 + D] one row per splat and image, see `GEOMETRY`.
+      table: [R, 6 + D] one row per splat and image, see `GEOMETRY`; [R, 6 + D + 2] with
+        `spec.absgrad`.
       rows: int32 [M] row of each list entry.
       starts: int32 [T] first entry of each tile.
       counts: int32 [T] number of entries of each tile.
@@ -54,7 +55,7 @@ def forward(table, rows, starts, counts, spec, *, group_pixels=GROUP_PIXELS, unr
     Returns:
       features [T, D, P] and transmittance [T, P], P pixels of a tile row by row.
     """
-    features = table.shape[1] - GEOMETRY
+    features = _features(table, spec)
     pixels = spec.tile_size**2
     groups = _groups(counts, pixels, group_pixels)
     zero = _zero_of(table, starts)
@@ -80,12 +81,12 @@ def forward(table, rows, starts, counts, spec, *, group_pixels=GROUP_PIXELS, unr
                 weight = jnp.where(counted, alpha * transmittance, 0.0)
                 transmittance = jnp.where(counted, after, -jnp.abs(transmittance))
                 if features <= _FEW_FEATURES:
-                    out = out + entries[:, k, GEOMETRY:, None] * weight[:, None, :]
+                    out = out + _values(entries, features)[:, k, :, None] * weight[:, None, :]
                 else:
                     weights.append(weight)
             if features > _FEW_FEATURES:
                 stacked = jnp.stack(weights, 1)
-                out = out + _einsum("wuc,wup->wcp", entries[:, :, GEOMETRY:], stacked)
+                out = out + _einsum("wuc,wup->wcp", _values(entries, features), stacked)
             return step + 1, transmittance, out
 
         shape = (tiles.shape[0], pixels)
@@ -140,9 +141,10 @@ def backward(
       unroll: splats per loop step.
 
     Returns:
-      gradient [R, 6 + D].
+      gradient of the shape of `table`; with `spec.absgrad` the last two columns are the sums over
+      pixels of |d loss / d mean x| and |d loss / d mean y|.
     """
-    features = table.shape[1] - GEOMETRY
+    features = _features(table, spec)
     size = spec.tile_size
     pixels = size**2
     groups = _groups(counts, pixels, group_pixels)
@@ -179,29 +181,32 @@ def backward(
         def advance(carry):
             step, transmittance, remaining, gradient = carry
             row, entries, listed = _entries(table, rows, start, count, step, unroll)
-            weights, grads = [], []
+            weights, grads, absolute = [], [], []
             for k in range(unroll):
-                raw = _alpha(entries, k, x, y)[0]
+                raw, dx, v = _alpha(entries, k, x, y)
                 reached = raw >= ALPHA_MIN
                 alpha = jnp.where(reached, jnp.minimum(raw, spec.max_alpha), 0.0)
                 after = transmittance * (1 - alpha)
                 counted = after > TRANSMITTANCE_MIN
                 weight = jnp.where(counted, alpha * transmittance, 0.0)
                 if features <= _FEW_FEATURES:
-                    value = jnp.sum(entries[:, k, GEOMETRY:, None] * grad_tile, 1)
+                    value = jnp.sum(_values(entries, features)[:, k, :, None] * grad_tile, 1)
                 else:
-                    value = _einsum("wc,wcp->wp", entries[:, k, GEOMETRY:], grad_tile)
+                    value = _einsum("wc,wcp->wp", _values(entries, features)[:, k], grad_tile)
                 remaining = remaining - weight * value
                 grad_alpha = transmittance * value - remaining / (1 - alpha)
                 free = counted & reached & (raw < spec.max_alpha)
                 grads.append(jnp.where(free, alpha * grad_alpha, 0.0))
                 weights.append(weight)
+                if spec.absgrad:
+                    absolute.append(_absolute_gradient(entries, k, dx, v, grads[-1]))
                 transmittance = jnp.where(counted, after, -jnp.abs(transmittance))
             sums = _einsum("wup,pk->wuk", jnp.stack(grads, 1), monomials)
             grad_features = _einsum("wup,wcp->wuc", jnp.stack(weights, 1), grad_tile)
-            grad_rows = jnp.concatenate(
-                [_geometry_gradient(entries, sums, centre_x, centre_y), grad_features], -1
-            )
+            parts = [_geometry_gradient(entries, sums, centre_x, centre_y), grad_features]
+            if spec.absgrad:
+                parts.append(jnp.stack(absolute, 1))
+            grad_rows = jnp.concatenate(parts, -1)
             grad_rows = jnp.where(listed[:, :, None], grad_rows, 0.0)
             gradient = gradient.at[row.reshape(-1)].add(grad_rows.reshape(-1, table.shape[1]))
             return step + 1, transmittance, remaining, gradient
@@ -236,6 +241,23 @@ def _geometry_gradient(entries, sums, centre_x, centre_y):
     suv = xv + v0 * sx + u0 * sv
     svv = syy + slope * (2 * sxy + slope * sxx) + v0 * (2 * vx + v0 * s1)
     return jnp.stack([-2 * (a * su + c * slope * sv), -2 * c * sv, suu, 2 * c * suv, svv, s1], -1)
+
+
+def _absolute_gradient(entries, k, dx, v, grad):
+    """[W, 2] sums over the pixels of a tile of |d loss / d mean x| and |d loss / d mean y|."""
+    a, slope, c = (entries[:, k, j, None] for j in (2, 3, 4))
+    along_y = 2 * c * v
+    along_x = 2 * a * dx + slope * along_y
+    return jnp.stack([jnp.sum(jnp.abs(grad * along), -1) for along in (along_x, along_y)], -1)
+
+
+def _features(table, spec):
+    """Number of feature columns of a table."""
+    return table.shape[1] - GEOMETRY - 2 * spec.absgrad
+
+
+def _values(entries, features):
+    return entries[:, :, GEOMETRY : GEOMETRY + features]
 
 
 def _alpha(entries, k, x, y):

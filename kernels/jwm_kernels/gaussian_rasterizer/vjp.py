@@ -58,7 +58,8 @@ def blend_tiles(table, rows, starts, counts, spec: BlendSpec, backend: Backend):
     """Blends every tile with a backend.
 
     Args:
-      table: [R, 6 + D] mean x, mean y, A, s, C, ln o, features (see `blend_xla`).
+      table: [R, 6 + D] mean x, mean y, A, s, C, ln o, features (see `blend_xla`); two more columns
+        with `spec.absgrad`.
       rows: int32 [M] table row of every list entry.
       starts: int32 [T] first entry of each tile; T is a multiple of the tiles of one image.
       counts: int32 [T] entries of each tile.
