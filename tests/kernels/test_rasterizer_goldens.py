@@ -1,11 +1,12 @@
-"""Equality with gsplat's arrays: its projection, covariances, SH, and renders of a trained scene.
+"""Equality with gsplat's arrays: projections through every camera, covariances, colours.
 
-The golden arrays were computed in float64. Computed in float64 here, everything must agree to the
-float32 in which they are stored. In float32, a splat at the edge of a threshold may or may not
-count at a pixel: such pixels form a band that must be narrow (few) and shallow (bounded by what one
-splat at the threshold can change); all others must agree to rounding.
+The golden arrays were computed in float64 and stored as float32. Computed in float64 here, all must
+agree to that rounding. The unscented transform is also computed in float32: 99 % of the errors must
+stay within the worst of gsplat's own float32 run of the same case, and all of them within the worst
+of its cases; under a rolling shutter, where a sigma point may fall on another line, 99 %.
 """
 
+import functools
 import json
 
 import jax
@@ -13,155 +14,229 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jwm_kernels import project, quat_scale_to_covar, spherical_harmonics
-from jwm_kernels.gaussian_rasterizer import rasterization, suggest_capacity
+from jwm_kernels import (
+    Distortion,
+    FThetaCameraDistortionParameters,
+    FThetaPolynomialType,
+    RollingShutterType,
+    UnscentedTransformParameters,
+    project,
+    quat_scale_to_covar,
+    spherical_harmonics,
+)
+from jwm_kernels.gaussian_rasterizer.lenses import make_lens
 
 pytestmark = pytest.mark.golden
-GRADIENTS = ("means", "quats", "scales", "opacities", "colors")
+
+FTHETA_REFERENCES = {
+    "fw": FThetaPolynomialType.ANGLE_TO_PIXELDIST,
+    "bw": FThetaPolynomialType.PIXELDIST_TO_ANGLE,
+}
+POINT_CAMERAS = {
+    "pinhole": ("pinhole", ""),
+    "ortho": ("ortho", ""),
+    "opencv": ("pinhole", "opencv"),
+    "fisheye": ("fisheye", "fish"),
+    "ftheta_fw": ("ftheta", "fw"),
+    "ftheta_bw": ("ftheta", "bw"),
+}
+"""Name in the golden arrays -> camera model, distortion."""
 
 
-@pytest.fixture(scope="module")
-def guitar(jwm_data):
-    path = jwm_data / "gaussians" / "guitar_trained_golden.npz"
-    if not path.is_file():
-        pytest.skip(f"no golden arrays: {path} does not exist")
-    with np.load(path) as file:
-        return {name: file[name] for name in file.files}
-
-
-@pytest.fixture(scope="module", params=["a"])
-def torch_golden(jwm_data, request):
-    folder = jwm_data / "golden" / "gsplat_torch" / request.param
-    if not folder.is_dir():
-        pytest.skip(f"no golden arrays: {folder} does not exist")
+@functools.lru_cache(maxsize=2)
+def _load(folder):
+    """Arrays, the same in float64, configuration."""
     with np.load(folder / "golden.npz") as file:
         arrays = {name: file[name] for name in file.files}
-    return arrays, json.loads((folder / "config.json").read_text())
+    wide = {
+        name: array.astype(np.float64) if array.dtype == np.float32 else array
+        for name, array in arrays.items()
+    }
+    return arrays, wide, json.loads((folder / "config.json").read_text())
 
 
-def _render_guitar(golden, dtype):
-    arrays = [golden[name].astype(dtype) for name in (*GRADIENTS, "viewmats", "Ks")]
-    height, width = int(golden["height"]), int(golden["width"])
-    capacity = suggest_capacity(*arrays[:4], *arrays[5:], width, height, tile_size=8)
-    background = np.tile(golden["background"].astype(dtype), (2, 1))
-
-    def loss(*splats):
-        image, alpha, meta = rasterization(
-            *splats, *arrays[5:], width, height, render_mode="RGB+D", tile_size=8,
-            backgrounds=background, max_alpha=0.999, capacity=capacity, host_sort=False,
-        )  # fmt: skip
-        rgb, depth, alpha = image[..., :3], image[..., 3], alpha[..., 0]
-
-        def mean(values):
-            return jnp.sum(jnp.mean(values.reshape(2, -1), -1))
-
-        total = mean(rgb * golden["loss_w_rgb"]) + mean(alpha * golden["loss_w_alpha"])
-        total += 0.1 * mean(depth * golden["loss_w_depth"])
-        return total, (rgb, depth, alpha, meta)
-
-    function = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(5)), has_aux=True))
-    (total, result), gradients = function(*arrays[:5])
-    return jax.tree.map(np.asarray, (total, *result, gradients))
+def _distortion(arrays, kind):
+    if kind == "":
+        return None
+    if kind == "opencv":
+        names = ("opencv_radial6", "opencv_tangential2", "opencv_thin_prism4")
+        return Distortion(*(arrays[name] for name in names))
+    if kind == "fish":
+        return Distortion(radial_coeffs=arrays["fisheye_radial4"])
+    return Distortion(
+        ftheta_coeffs=FThetaCameraDistortionParameters(
+            reference_poly=FTHETA_REFERENCES[kind],
+            pixeldist_to_angle_poly=arrays["ftheta_pixeldist_to_angle"],
+            angle_to_pixeldist_poly=arrays["ftheta_angle_to_pixeldist"],
+            max_angle=arrays["ftheta_max_angle"],
+            linear_cde=arrays["ftheta_linear_cde"],
+        )
+    )
 
 
-def test_trained_scene_in_float64(guitar):
-    with jax.enable_x64(True):
-        total, rgb, depth, alpha, meta, gradients = _render_guitar(guitar, np.float64)
-    assert int(meta["overflow"]) == 0
-    np.testing.assert_allclose(rgb, guitar["render_rgb"], atol=2e-6)
-    np.testing.assert_allclose(depth, guitar["render_depth_acc"], atol=1e-5)
-    np.testing.assert_allclose(alpha, guitar["render_alpha"], atol=2e-6)
-    np.testing.assert_allclose(total, guitar["loss"], rtol=1e-6)
-    for name, gradient in zip(GRADIENTS, gradients, strict=True):
-        expected = guitar[f"grad_{name}"]
-        assert np.linalg.norm(gradient - expected) < 1e-5 * np.linalg.norm(expected), name
+def _project(arrays, config, splats, opacities, viewmats, camera_model, **options):
+    Ks = arrays["Ks_ortho" if camera_model == "ortho" else "Ks"]
+    return project(
+        *splats, opacities, viewmats, Ks, config["width"], config["height"],
+        near_plane=config["near_plane"], far_plane=config["far_plane"], eps2d=config["eps2d"],
+        camera_model=camera_model, **options,
+    )  # fmt: skip
 
 
-def test_trained_scene_in_float32(guitar):
-    total, rgb, _, alpha, meta, gradients = _render_guitar(guitar, np.float32)
-    for got, name in ((rgb, "render_rgb"), (alpha, "render_alpha")):
-        error = np.abs(got - guitar[name])
-        band = error > 1e-5
-        assert band.mean() < 5e-3, name
-        assert error.max() < 1 / 255, name
-    np.testing.assert_allclose(total, guitar["loss"], rtol=1e-4)
-    for name, gradient in zip(GRADIENTS, gradients, strict=True):
-        expected = guitar[f"grad_{name}"]
-        assert np.linalg.norm(gradient - expected) < 1e-3 * np.linalg.norm(expected), name
-    seen = np.all(guitar["view0_radii"] > 0, -1) & np.all(meta["radii"][0] > 0, -1)
-    assert seen.sum() > 1000
-    for name in ("means2d", "depths", "conics"):
-        expected = guitar[f"view0_{name}"][seen]
-        np.testing.assert_allclose(meta[name][0][seen], expected, rtol=2e-3, atol=2e-4)
+def _ut_options(arrays, config, case):
+    case = config["ut_cases"][case]
+    shutter = RollingShutterType[case["rolling_shutter"]]
+    moving = shutter is not RollingShutterType.GLOBAL
+    return {
+        "camera_model": case["camera_model"],
+        "distortion": _distortion(arrays, case["distortion"]),
+        "rolling_shutter": shutter,
+        "viewmats_rs": arrays["viewmats_end"] if moving else None,
+        "ut_params": UnscentedTransformParameters(**config["ut_params"]),
+        "with_ut": True,
+        "antialiased": True,
+    }
 
 
-@pytest.mark.parametrize("camera_model", ["pinhole", "ortho"])
-def test_projection_and_its_gradients(torch_golden, camera_model):
-    golden, config = torch_golden
-    prefix = f"ewa_{camera_model}_"
-    visible = np.all(golden[prefix + "radii"] > 0, -1)
-    with jax.enable_x64(True):
-        wide = {name: golden[name].astype(np.float64) for name in golden if golden[name].ndim}
-        Ks = wide["Ks_ortho" if camera_model == "ortho" else "Ks"]
+def _loss(projected, wide, counted):
+    terms = [
+        jnp.sum(projected.means2d * wide["loss_w_means2d"], -1),
+        projected.depths * wide["loss_w_depths"],
+        jnp.sum(projected.conics * wide["loss_w_conics"], -1),
+        projected.compensations * wide["loss_w_comp"],
+    ]
+    fields = {
+        "means2d": projected.means2d,
+        "depths": projected.depths,
+        "conics": projected.conics,
+        "compensations": projected.compensations,
+    }
+    total = jnp.sum(jnp.where(counted, sum(terms), 0.0))
+    return total, (fields, projected.visible, projected.radii)
 
-        def loss(means, quats, scales, viewmats):
-            splats = project(
-                means, quats, scales, np.ones(len(means)), viewmats, Ks, config["width"],
-                config["height"], near_plane=config["near_plane"], eps2d=config["eps2d"],
-                camera_model=camera_model,
-            )  # fmt: skip
-            terms = [
-                jnp.sum(splats.means2d * wide["loss_w_means2d"], -1),
-                splats.depths * wide["loss_w_depths"],
-                jnp.sum(splats.conics * wide["loss_w_conics"], -1),
-                splats.compensations * wide["loss_w_comp"],
-            ]
-            return jnp.sum(jnp.where(visible, sum(terms), 0.0)), (splats, splats.conics)
 
-        names = ("means", "quats", "scales", "viewmats")
-        function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
-        (total, (splats, conics)), gradients = function(*(wide[name] for name in names))
-    for name, got in (
-        ("means2d", splats.means2d),
-        ("depths", splats.depths),
-        ("conics", conics),
-        ("compensations", splats.compensations),
-    ):
-        expected = golden[prefix + name][visible]
-        np.testing.assert_allclose(got[visible], expected, rtol=1e-6, atol=1e-6, err_msg=name)
-    np.testing.assert_allclose(total, golden[prefix + "loss"], rtol=1e-6)
+def _compare(golden, prefix, counted, names, result, gradients):
+    total, (fields, visible, radii) = result
+    for name, got in fields.items():
+        np.testing.assert_allclose(
+            got[counted], golden[prefix + name][counted], rtol=5e-6, atol=5e-6, err_msg=name
+        )
+    np.testing.assert_allclose(total, golden[prefix + "loss"], rtol=1e-5, atol=1e-5)
     for name, gradient in zip(names, gradients, strict=True):
         expected = golden[f"{prefix}grad_{name}"]
         np.testing.assert_allclose(
             gradient, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max(), err_msg=name
         )
-    both = visible & np.asarray(splats.visible)
-    assert both.sum() > 0.97 * visible.sum()
-    radii = np.where(splats.visible[..., None], np.ceil(splats.extents), 0)
+    both = counted & np.asarray(visible)
+    assert both.sum() > 0.97 * counted.sum()
     assert np.abs(radii - golden[prefix + "radii"])[both].max() <= 1
 
 
-def test_covariances(torch_golden):
-    golden, _ = torch_golden
+def test_ewa_projection_and_its_gradients(golden_ewa):
+    folder, camera_model = golden_ewa
+    golden, wide, config = _load(folder)
+    prefix = f"ewa_{camera_model}_"
+    counted = np.all(golden[prefix + "radii"] > 0, -1)
+    names = ("means", "quats", "scales", "viewmats")
+    with jax.enable_x64(True):
+
+        def loss(means, quats, scales, viewmats):
+            opaque = np.ones(means.shape[:-1])
+            splats = (means, quats, scales)
+            projected = _project(wide, config, splats, opaque, viewmats, camera_model)
+            return _loss(projected, wide, counted)
+
+        function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
+        result, gradients = function(*(wide[name] for name in names))
+        _compare(golden, prefix, counted, names, result, gradients)
+
+
+def test_unscented_projection_and_its_gradients(golden_ut):
+    folder, case = golden_ut
+    golden, wide, config = _load(folder)
+    counted = golden[case + "_stable"]
+    names = ("means", "quats", "scales")
+    with jax.enable_x64(True):
+        options = _ut_options(wide, config, case)
+
+        def loss(*splats):
+            projected = _project(
+                wide, config, splats, wide["opacities"], wide["viewmats"], **options
+            )
+            return _loss(projected, wide, counted)
+
+        function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+        result, gradients = function(*(wide[name] for name in names))
+        _compare(golden, case + "_", counted, names, result, gradients)
+
+
+def test_unscented_projection_in_float32_is_as_exact_as_stated(golden_ut):
+    folder, case = golden_ut
+    golden, _, config = _load(folder)
+    options = _ut_options(golden, config, case)
+
+    @jax.jit
+    def fields(*splats):
+        projected = _project(
+            golden, config, splats, golden["opacities"], golden["viewmats"], **options
+        )
+        return _loss(projected, golden, True)[1][0]
+
+    got = fields(*(golden[name] for name in ("means", "quats", "scales")))
+    stable = golden[case + "_stable"]
+    noise = config["ut_float32_error_on_stable"]
+    moving = options["rolling_shutter"] is not RollingShutterType.GLOBAL
+    for name, values in got.items():
+        error = np.abs(values - golden[f"{case}_{name}"])[stable]
+        assert np.mean(error > noise[f"{case}_{name}"] + 1e-6) < 0.01, (name, error.max())
+        worst = max(noise[f"{other}_{name}"] for other in config["ut_cases"])
+        assert moving or error.max() <= worst + 1e-6, (name, error.max())
+
+
+def test_points_and_their_validity(golden_points):
+    folder, name = golden_points
+    golden, wide, config = _load(folder)
+    camera_model, kind = POINT_CAMERAS[name]
+    Ks = wide["Ks_ortho" if camera_model == "ortho" else "Ks"]
+    size = config["width"], config["height"]
+    centre = Ks[:, None, :2, 2]
+    with jax.enable_x64(True):
+        lens = make_lens(
+            camera_model, jnp.asarray(Ks), *size, _distortion(wide, kind),
+            config["camera_point_margin_factor"],
+        )  # fmt: skip
+        u, v, valid = lens(*jnp.moveaxis(wide["camera_points"], -1, 0))
+        back_u, back_v, _ = lens(*jnp.moveaxis(wide[f"cam_{name}_pixels_to_rays"], -1, 0))
+    expected_valid = golden[f"cam_{name}_points_valid"]
+    np.testing.assert_array_equal(valid, expected_valid)
+    got = (np.stack([u, v], -1) + centre)[expected_valid]
+    expected = golden[f"cam_{name}_points_to_pixels"][expected_valid]
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-5)
+    if camera_model != "ortho":
+        invertible = golden[f"cam_{name}_pixels_valid"]
+        got = (np.stack([back_u, back_v], -1) + centre)[invertible]
+        np.testing.assert_allclose(got, golden["pixels"][invertible], atol=1e-3)
+
+
+def test_covariances(golden_folder):
+    golden, _, _ = _load(golden_folder)
     got = quat_scale_to_covar(golden["quats"], golden["scales"])
     np.testing.assert_allclose(got, golden["covars"], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("degree", range(4))
-def test_spherical_harmonics_and_their_gradients(torch_golden, degree):
-    golden, _ = torch_golden
+def test_spherical_harmonics_and_their_gradients(golden_sh):
+    folder, degree = golden_sh
+    golden, _, _ = _load(folder)
     dirs, coeffs = golden["sh_dirs"], golden["sh_coeffs"]
 
     def loss(coeffs, dirs):
         spread = jnp.broadcast_to(coeffs, (*dirs.shape[:-1], *coeffs.shape[-2:]))
-        colors = spherical_harmonics(degree, dirs, spread)
+        colors = spherical_harmonics(int(degree), dirs, spread)
         return jnp.sum(colors * golden["loss_w_sh"]), colors
 
-    (_, colors), (grad_coeffs, grad_dirs) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
-        coeffs, dirs
-    )
+    (_, colors), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(coeffs, dirs)
     np.testing.assert_allclose(colors, golden[f"sh{degree}_colors"], atol=2e-6)
-    np.testing.assert_allclose(grad_coeffs, golden[f"sh{degree}_grad_coeffs"], atol=2e-6)
-    if degree:
-        expected = golden[f"sh{degree}_grad_dirs"]
-        np.testing.assert_allclose(grad_dirs, expected, atol=2e-6 * np.abs(expected).max())
+    for name, gradient in zip(("coeffs", "dirs"), gradients, strict=True):
+        if (key := f"sh{degree}_grad_{name}") in golden:
+            scale = max(1.0, np.abs(golden[key]).max())
+            np.testing.assert_allclose(gradient, golden[key], atol=2e-6 * scale)

@@ -7,7 +7,7 @@ import pytest
 
 from jwm_kernels import bin_tiles, project, rasterization
 from jwm_kernels.gaussian_rasterizer import blend_xla
-from jwm_kernels.gaussian_rasterizer.api import _pack_table
+from jwm_kernels.gaussian_rasterizer.layout import pack_table
 from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec
 
 
@@ -38,7 +38,7 @@ def test_grouping_does_not_matter(splats):
     features = jnp.broadcast_to(splats.colors, (2, 64, 3))
     lists = bin_tiles(projection, splats.width, splats.height, tile_size=8, capacity=2048)
     spec = BlendSpec(splats.width, splats.height, 8, 0.99)
-    arguments = (_pack_table(projection, features), lists.rows, lists.starts, lists.counts)
+    arguments = (pack_table(projection, features), lists.rows, lists.starts, lists.counts)
     tuning = {"group_pixels": 200, "unroll": 3}
     expected = jax.jit(lambda *a: blend_xla.forward(*a, spec))(*arguments)
     got = jax.jit(lambda *a: blend_xla.forward(*a, spec, **tuning))(*arguments)

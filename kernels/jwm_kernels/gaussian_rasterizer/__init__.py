@@ -1,7 +1,16 @@
 """Gaussian rasterizer: 3D Gaussians to images, differentiable, on CPU, GPU and TPU."""
 
-from jwm_kernels.gaussian_rasterizer.api import blend, rasterization, suggest_capacity
+from jwm_kernels.gaussian_rasterizer.api import blend, rasterization
 from jwm_kernels.gaussian_rasterizer.binning import TileLists, bin_tiles
+from jwm_kernels.gaussian_rasterizer.camera_types import (
+    Distortion,
+    FThetaCameraDistortionParameters,
+    FThetaPolynomialType,
+    RollingShutterType,
+    UnscentedTransformParameters,
+)
+from jwm_kernels.gaussian_rasterizer.capacity import check_overflow, suggest_capacity
+from jwm_kernels.gaussian_rasterizer.contributors import render_ids
 from jwm_kernels.gaussian_rasterizer.projection import (
     Projection,
     project,
@@ -10,13 +19,20 @@ from jwm_kernels.gaussian_rasterizer.projection import (
 from jwm_kernels.gaussian_rasterizer.spherical_harmonics import spherical_harmonics
 
 __all__ = [
+    "Distortion",
+    "FThetaCameraDistortionParameters",
+    "FThetaPolynomialType",
     "Projection",
+    "RollingShutterType",
     "TileLists",
+    "UnscentedTransformParameters",
     "bin_tiles",
     "blend",
+    "check_overflow",
     "project",
     "quat_scale_to_covar",
     "rasterization",
+    "render_ids",
     "spherical_harmonics",
     "suggest_capacity",
 ]

@@ -2,7 +2,7 @@
 
 Three stages: `project` (differentiable JAX), `bin_tiles` (integers, no gradient), `blend` (custom
 gradient, one implementation per backend). Gradients reach means, quats, scales, opacities, colors,
-viewmats, Ks and backgrounds.
+viewmats, Ks, backgrounds and the coefficients of a lens.
 """
 
 import jax
@@ -14,11 +14,17 @@ from jwm_kernels.gaussian_rasterizer import blend_xla, validation
 from jwm_kernels.gaussian_rasterizer.binning import (
     TileLists,
     bin_tiles,
-    count_tiles,
     default_capacity,
     grid_shape,
 )
-from jwm_kernels.gaussian_rasterizer.projection import Projection, project
+from jwm_kernels.gaussian_rasterizer.camera_types import (
+    Distortion,
+    RollingShutterType,
+    UnscentedTransformParameters,
+)
+from jwm_kernels.gaussian_rasterizer.capacity import default_tile_size
+from jwm_kernels.gaussian_rasterizer.layout import pack_table, tiles_to_image
+from jwm_kernels.gaussian_rasterizer.projection import Projection, project, usable_gaussians
 from jwm_kernels.gaussian_rasterizer.spherical_harmonics import spherical_harmonics
 from jwm_kernels.gaussian_rasterizer.vjp import Backend, BlendSpec, blend_tiles
 
@@ -49,7 +55,14 @@ def rasterization(
     render_mode: str = "RGB",
     rasterize_mode: str = "classic",
     camera_model: str = "pinhole",
+    distortion: Distortion | None = None,
+    rolling_shutter: RollingShutterType = RollingShutterType.GLOBAL,
+    viewmats_rs: Float[Array, "..."] | None = None,
+    with_ut: bool | None = None,
+    ut_params: UnscentedTransformParameters | None = None,
     max_alpha: float = 0.99,
+    absgrad: bool = False,
+    means2d_probe: Float[Array, "..."] | None = None,
     capacity: int | None = None,
     host_sort: bool | None = None,
     backend: str = "auto",
@@ -57,16 +70,28 @@ def rasterization(
     """Renders Gaussians into every camera.
 
     Everything may carry the same leading batch axes. A Gaussian with a value that is not finite is
-    not drawn and has zero gradient; the others are not affected.
+    not drawn, has zero gradient and is counted in `meta["dropped"]`; the others are not affected.
+
+    Gradients in the image plane, for densification as in AbsGS, come out of a probe:
+
+        def loss(means, probe):
+            image, _, _ = rasterization(
+                means, ..., width, height, absgrad=True, means2d_probe=probe
+            )
+            return jnp.mean((image - target) ** 2)
+
+        gradient, absolute = jax.grad(loss, (0, 1))(means, jnp.zeros((cameras, gaussians, 2)))
 
     Args:
       means: [*batch, N, 3] centres in world metres.
       quats: [*batch, N, 4] rotations wxyz, normalised here; zero counts as the identity.
-      scales: [*batch, N, 3] standard deviations in metres (not their logarithms).
-      opacities: [*batch, N] in [0, 1].
+      scales: [*batch, N, 3] standard deviations in metres (not their logarithms); the sign does not
+        matter.
+      opacities: [*batch, N] in [0, 1]; under 1/255 nothing is drawn.
       colors: [*batch, N, D] or [*batch, C, N, D] values of any number of channels; with `sh_degree`
         SH coefficients [*batch, (C,) N, K, 3], shown as max(SH + 0.5, 0).
-      viewmats: [*batch, C, 4, 4] camera from world, OpenCV axes.
+      viewmats: [*batch, C, 4, 4] camera from world, OpenCV axes; with a rolling shutter at the line
+        read first.
       Ks: [*batch, C, 3, 3] intrinsics in pixels; the centre of the first pixel is (0.5, 0.5).
       width: image width in pixels.
       height: image height in pixels.
@@ -81,10 +106,20 @@ def rasterization(
       render_mode: "RGB", "D" (sum of weights times depth), "ED" (that over alpha), "RGB+D",
         "RGB+ED".
       rasterize_mode: "classic" or "antialiased" (opacities compensated for `eps2d`).
-      camera_model: "pinhole" or "ortho".
+      camera_model: "pinhole", "ortho", "fisheye" or "ftheta".
+      distortion: of the lens, see `Distortion`; required by "ftheta".
+      rolling_shutter: order in which the lines of the image are read.
+      viewmats_rs: [*batch, C, 4, 4] camera from world at the line read last.
+      with_ut: projects by the unscented transform; default: only where EWA cannot, that is, for
+        distortion, f-theta and a rolling shutter.
+      ut_params: parameters of that transform.
       max_alpha: limit of a splat's alpha at a pixel (0.99 as in gsplat 1.6; 0.999 before).
+      absgrad: gives `means2d_probe` absolute gradients.
+      means2d_probe: [*batch, C, N, 2] zeros, added to the means on the screen. Its gradient is that
+        of the loss in these means, in 1/px; with `absgrad` the sum over pixels of the magnitudes.
       capacity: static number of (splat, tile) pairs for the whole call. When it does not suffice
-        the farthest are dropped and counted in `meta["overflow"]`. See `suggest_capacity`.
+        the farthest are dropped and counted in `meta["overflow"]`, which `check_overflow` makes an
+        error. See `suggest_capacity`.
       host_sort: sorts with NumPy through a callback, see `bin_tiles`; False for `jax.export`.
       backend: "auto" or a key of `BACKENDS`.
 
@@ -92,23 +127,27 @@ def rasterization(
       render_colors [*batch, C, height, width, X], X channels of colour and then depth in metres;
       render_alphas [*batch, C, height, width, 1];
       meta: means2d, radii, depths, conics, opacities, tiles_per_gauss (all [*batch, C, N, ...]),
-      isect_total [*batch, C] pairs wanted, overflow [] pairs dropped, capacity, width, height,
-      tile_size, tile_width, tile_height, n_cameras.
+      isect_total [*batch, C] pairs wanted, overflow [] pairs dropped, dropped [*batch] Gaussians
+      with values that are not finite, capacity, width, height, tile_size, tile_width, tile_height,
+      n_cameras.
 
     Raises:
       ValueError: names the argument, what was expected and what came.
     """
     tile_size = default_tile_size() if tile_size is None else tile_size
-    validation.check_modes(render_mode, rasterize_mode, camera_model)
-    validation.check_scalars(
-        width, height, near_plane, far_plane, radius_clip, eps2d, tile_size, max_alpha, capacity
-    )
+    validation.check_modes(render_mode, rasterize_mode)
+    validation.check_sizes(width=width, height=height, tile_size=tile_size)
+    validation.check_limits(near_plane, far_plane, radius_clip, eps2d, max_alpha, capacity)
     validation.check_floating(
         means=means, quats=quats, scales=scales, opacities=opacities, colors=colors,
-        viewmats=viewmats, Ks=Ks, backgrounds=backgrounds,
+        viewmats=viewmats, Ks=Ks, backgrounds=backgrounds, viewmats_rs=viewmats_rs,
     )  # fmt: skip
     batch, n, cameras = validation.check_splats(means, quats, scales, opacities, viewmats, Ks)
     validation.check_colors(colors, sh_degree, batch, n, cameras)
+    validation.check_camera(
+        camera_model, distortion, rolling_shutter, viewmats_rs, with_ut, (*batch, cameras)
+    )
+    validation.check_probe(absgrad, means2d_probe, (*batch, cameras, n, 2))
     with_color, depth_mode = "RGB" in render_mode, render_mode.removeprefix("RGB").lstrip("+")
     if backgrounds is not None:
         channels = (colors.shape[-1],) if with_color else (1,)
@@ -116,19 +155,26 @@ def rasterization(
     means, quats, scales, opacities, colors, viewmats, Ks = _in_one_dtype(
         means, quats, scales, opacities, colors, viewmats, Ks
     )
+    if viewmats_rs is not None:
+        viewmats_rs = jnp.asarray(viewmats_rs, means.dtype)
     if n == 0:
-        means, quats, scales, opacities, colors = _with_one_transparent(
-            means, quats, scales, opacities, colors, len(batch), cameras, sh_degree
+        means, quats, scales, opacities, colors, means2d_probe = _with_one_transparent(
+            means, quats, scales, opacities, colors, means2d_probe, sh_degree
         )
 
+    usable = usable_gaussians(means, quats, scales, opacities)
     if with_color:
-        colors, opacities = _finite_colors(colors, opacities, cameras, sh_degree)
+        colors, colored = _finite_colors(colors, opacities.ndim, sh_degree)
+        usable, opacities = usable & colored, jnp.where(colored, opacities, 0.0)
         if sh_degree is not None:
-            colors = _evaluate_sh(sh_degree, means, viewmats, colors)
+            centres = _camera_centres(viewmats, viewmats_rs)
+            colors = _evaluate_sh(sh_degree, means, centres, colors)
     projection = project(
         means, quats, scales, opacities, viewmats, Ks, width, height,
         near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d,
         antialiased=rasterize_mode == "antialiased", camera_model=camera_model,
+        distortion=distortion, rolling_shutter=rolling_shutter, viewmats_rs=viewmats_rs,
+        with_ut=with_ut, ut_params=ut_params,
     )  # fmt: skip
     features = [colors] if with_color else []
     if depth_mode:
@@ -145,7 +191,8 @@ def rasterization(
     )
     rendered, alphas = blend(
         projection, features, lists, width, height,
-        tile_size=tile_size, max_alpha=max_alpha, backend=backend,
+        tile_size=tile_size, max_alpha=max_alpha, absgrad=absgrad, means2d_probe=means2d_probe,
+        backend=backend,
     )  # fmt: skip
     if depth_mode == "ED":
         depth = rendered[..., -1:] / jnp.maximum(alphas, 1e-10)
@@ -162,6 +209,7 @@ def rasterization(
         "tiles_per_gauss": lists.tiles_per_gauss[..., :n],
         "isect_total": lists.isect_total,
         "overflow": lists.overflow,
+        "dropped": jnp.sum(~usable, -1, dtype=jnp.int32),
         "capacity": capacity,
         "width": width,
         "height": height,
@@ -182,6 +230,8 @@ def blend(
     *,
     tile_size: int,
     max_alpha: float = 0.99,
+    absgrad: bool = False,
+    means2d_probe: Float[Array, "*batch c n 2"] | None = None,
     backend: str = "auto",
 ) -> tuple[Float[Array, "*batch c h w d"], Float[Array, "*batch c h w 1"]]:
     """Blends projected splats front to back.
@@ -194,98 +244,30 @@ def blend(
       height: image height in pixels.
       tile_size: side of a tile in pixels.
       max_alpha: limit of a splat's alpha at a pixel.
+      absgrad: as in `rasterization`, and so `means2d_probe`.
+      means2d_probe: zeros whose gradient is that in the means on the screen.
       backend: "auto" or a key of `BACKENDS`.
 
     Returns:
       blended features, without background, and alpha.
 
     Raises:
-      ValueError: no such backend.
+      ValueError: no such backend, or a probe of another shape.
     """
+    validation.check_probe(absgrad, means2d_probe, projection.means2d.shape)
     validation.check_choice("backend", backend, ("auto", *BACKENDS))
     chosen = BACKENDS["xla" if backend == "auto" else backend]
     leading = projection.depths.shape[:-1]
-    spec = BlendSpec(width, height, tile_size, max_alpha)
+    spec = BlendSpec(width, height, tile_size, max_alpha, absgrad)
+    if absgrad:
+        features = jnp.concatenate([features, means2d_probe], -1)
+    elif means2d_probe is not None:
+        projection = projection._replace(means2d=projection.means2d + means2d_probe)
     out, transmittance = blend_tiles(
-        _pack_table(projection, features), lists.rows, lists.starts, lists.counts, spec, chosen
+        pack_table(projection, features), lists.rows, lists.starts, lists.counts, spec, chosen
     )
-    image = _to_image(jnp.concatenate([out, 1 - transmittance[:, None]], 1), spec, leading)
+    image = tiles_to_image(jnp.concatenate([out, 1 - transmittance[:, None]], 1), spec, leading)
     return image[..., :-1], image[..., -1:]
-
-
-def suggest_capacity(
-    means: Float[Array, "..."],
-    quats: Float[Array, "..."],
-    scales: Float[Array, "..."],
-    opacities: Float[Array, "..."],
-    viewmats: Float[Array, "..."],
-    Ks: Float[Array, "..."],
-    width: int,
-    height: int,
-    *,
-    tile_size: int | None = None,
-    margin: float = 1.25,
-    **options,
-) -> int:
-    """Counts the (splat, tile) pairs of a scene and returns a `capacity` that holds them.
-
-    Call it outside `jax.jit`. Results are rounded up to powers of 2^(1/4), so that slightly
-    different scenes share one compiled program.
-
-    Args:
-      means: as in `rasterization`, and so `quats`, `scales`, `opacities`, `viewmats`, `Ks`,
-        `width`, `height`, `tile_size`.
-      quats: rotations.
-      scales: standard deviations.
-      opacities: opacities.
-      viewmats: camera from world.
-      Ks: intrinsics.
-      width: image width in pixels.
-      height: image height in pixels.
-      tile_size: side of a tile in pixels.
-      margin: room for growth, as a factor.
-      **options: of `project`.
-
-    Returns:
-      number of slots.
-    """
-    tile_size = default_tile_size() if tile_size is None else tile_size
-    validation.check_splats(means, quats, scales, opacities, viewmats, Ks)
-    projection = project(means, quats, scales, opacities, viewmats, Ks, width, height, **options)
-    total = int(
-        np.sum(np.asarray(count_tiles(projection, width, height, tile_size)), dtype=np.int64)
-    )
-    wanted = max(256.0, total * margin)
-    return int(np.ceil(2 ** (np.ceil(4 * np.log2(wanted)) / 4)))
-
-
-def default_tile_size() -> int:
-    """8 on CPU, where less wasted arithmetic wins; 16 on accelerators, where shorter lists do."""
-    return 8 if jax.default_backend() == "cpu" else 16
-
-
-def _pack_table(projection, features):
-    """[R, 6 + D]: mean x, mean y, A = -1/(2 xx), s = -xy/xx, C = -xx/(2 det), ln o, features."""
-    xx, xy = projection.covars2d[..., 0], projection.covars2d[..., 1]
-    columns = [
-        projection.means2d[..., 0],
-        projection.means2d[..., 1],
-        -0.5 / xx,
-        -xy / xx,
-        -0.5 * xx / projection.dets,
-        jnp.log(jnp.maximum(projection.opacities, 1e-12)),
-    ]
-    table = jnp.concatenate([jnp.stack(columns, -1), features], -1)
-    return table.reshape(-1, table.shape[-1])
-
-
-def _to_image(tiles, spec, leading):
-    """[T, D, P] tiles to [*leading, height, width, D]."""
-    size, channels = spec.tile_size, tiles.shape[1]
-    grid = tiles.reshape(-1, spec.tiles_y, spec.tiles_x, channels, size, size)
-    image = grid.transpose(0, 1, 4, 2, 5, 3)
-    image = image.reshape(*leading, spec.tiles_y * size, spec.tiles_x * size, channels)
-    return image[..., : spec.height, : spec.width, :]
 
 
 def _in_one_dtype(*arrays):
@@ -293,7 +275,7 @@ def _in_one_dtype(*arrays):
     return [jnp.asarray(array, dtype) for array in arrays]
 
 
-def _with_one_transparent(means, quats, scales, opacities, colors, batch_axes, cameras, sh_degree):
+def _with_one_transparent(means, quats, scales, opacities, colors, means2d_probe, sh_degree):
     """An empty scene as one transparent splat, so that no stage meets an axis of length 0."""
 
     def padded(array, axis):
@@ -308,27 +290,34 @@ def _with_one_transparent(means, quats, scales, opacities, colors, batch_axes, c
         padded(scales, -2),
         padded(opacities, -1),
         padded(colors, color_axis),
+        None if means2d_probe is None else padded(means2d_probe, -2),
     )
 
 
-def _finite_colors(colors, opacities, cameras, sh_degree):
-    """Makes Gaussians with a colour that is not finite in any camera transparent."""
+def _finite_colors(colors, axes, sh_degree):
+    """Colours [*batch, C or 1, N, ...] that are finite, and which Gaussians had none that were not.
+
+    `axes` is the number of axes of the opacities [*batch, N].
+    """
     tail = 1 if sh_degree is None else 2
     finite = jnp.isfinite(colors)
     kept = jnp.where(finite, colors, 0.0)
-    usable = jnp.all(finite, tuple(range(-tail, 0)))
-    if usable.ndim > opacities.ndim:
-        usable = jnp.all(usable, -2)
-    else:
-        kept = jnp.expand_dims(kept, opacities.ndim - 1)
-    return kept, jnp.where(usable, opacities, 0.0)
+    colored = jnp.all(finite, tuple(range(-tail, 0)))
+    if colored.ndim > axes:
+        return kept, jnp.all(colored, -2)
+    return jnp.expand_dims(kept, axes - 1), colored
 
 
-def _evaluate_sh(degree, means, viewmats, coeffs):
-    """Colours [*batch, C, N, 3] of SH coefficients [*batch, C or 1, N, K, 3]."""
+def _camera_centres(viewmats, viewmats_rs):
+    """World positions [*batch, C, 3]; of a moving camera halfway between start and end."""
     rotation, translation = viewmats[..., :3, :3], viewmats[..., :3, 3]
     centre = -jnp.sum(rotation * translation[..., :, None], -2)
+    return centre if viewmats_rs is None else (centre + _camera_centres(viewmats_rs, None)) / 2
+
+
+def _evaluate_sh(degree, means, centres, coeffs):
+    """Colours [*batch, C, N, 3] of SH coefficients [*batch, C or 1, N, K, 3]."""
     means = jnp.where(jnp.all(jnp.isfinite(means), -1, keepdims=True), means, 0.0)
-    dirs = means[..., None, :, :] - centre[..., None, :]
+    dirs = means[..., None, :, :] - centres[..., None, :]
     coeffs = jnp.broadcast_to(coeffs, (*dirs.shape[:-1], *coeffs.shape[-2:]))
     return jnp.maximum(spherical_harmonics(degree, dirs, coeffs) + 0.5, 0.0)

@@ -57,12 +57,12 @@ def forward(table, rows, starts, counts, spec, *, group_pixels=GROUP_PIXELS, unr
     """
     features = _features(table, spec)
     pixels = spec.tile_size**2
-    groups = _groups(counts, pixels, group_pixels)
-    zero = _zero_of(table, starts)
+    groups = tile_groups(counts, pixels, group_pixels)
+    zero = zero_of(table, starts)
 
     def one_group(tiles):
-        start, count = _lists(tiles, starts, counts)
-        x, y = _pixel_centres(tiles, spec, table.dtype)
+        start, count = tile_lists(tiles, starts, counts)
+        x, y = pixel_centres(tiles, spec, table.dtype)
         longest = jnp.max(count)
 
         def alive(carry):
@@ -71,15 +71,11 @@ def forward(table, rows, starts, counts, spec, *, group_pixels=GROUP_PIXELS, unr
 
         def advance(carry):
             step, transmittance, out = carry
-            _, entries, _ = _entries(table, rows, start, count, step, unroll)
+            _, entries, _ = list_entries(table, rows, start, count, step, unroll)
             weights = []
             for k in range(unroll):
-                raw = _alpha(entries, k, x, y)[0]
-                alpha = jnp.where(raw >= ALPHA_MIN, jnp.minimum(raw, spec.max_alpha), 0.0)
-                after = transmittance * (1 - alpha)
-                counted = after > TRANSMITTANCE_MIN
-                weight = jnp.where(counted, alpha * transmittance, 0.0)
-                transmittance = jnp.where(counted, after, -jnp.abs(transmittance))
+                raw = splat_alpha(entries, k, x, y)[0]
+                _, _, weight, transmittance = splat_weight(raw, transmittance, spec)
                 if features <= _FEW_FEATURES:
                     out = out + _values(entries, features)[:, k, :, None] * weight[:, None, :]
                 else:
@@ -91,7 +87,7 @@ def forward(table, rows, starts, counts, spec, *, group_pixels=GROUP_PIXELS, unr
 
         shape = (tiles.shape[0], pixels)
         first = (
-            _zero_of(starts, starts).astype(jnp.int32),
+            zero_of(starts, starts).astype(jnp.int32),
             jnp.ones(shape, table.dtype) + zero,
             jnp.zeros((shape[0], features, pixels), table.dtype) + zero,
         )
@@ -99,12 +95,7 @@ def forward(table, rows, starts, counts, spec, *, group_pixels=GROUP_PIXELS, unr
         return jnp.abs(transmittance), out
 
     transmittance, out = lax.map(one_group, groups)
-    total = starts.shape[0]
-    place = (
-        jnp.zeros((total + 1,), jnp.int32)
-        .at[groups.reshape(-1)]
-        .set(lax.iota(jnp.int32, groups.size))[:total]
-    )
+    place = places(groups, starts.shape[0])
     return (
         out.reshape(groups.size, features, pixels)[place],
         transmittance.reshape(groups.size, pixels)[place],
@@ -147,8 +138,8 @@ def backward(
     features = _features(table, spec)
     size = spec.tile_size
     pixels = size**2
-    groups = _groups(counts, pixels, group_pixels)
-    zero = _zero_of(table, starts)
+    groups = tile_groups(counts, pixels, group_pixels)
+    zero = zero_of(table, starts)
     local_x, local_y = _local_centres(size)
     monomials = jnp.asarray(
         np.stack(
@@ -167,8 +158,8 @@ def backward(
     remaining_all = jnp.sum(out * grad_out, 1) + transmittance * grad_transmittance
 
     def one_group(gradient, tiles):
-        start, count = _lists(tiles, starts, counts)
-        x, y = _pixel_centres(tiles, spec, table.dtype)
+        start, count = tile_lists(tiles, starts, counts)
+        x, y = pixel_centres(tiles, spec, table.dtype)
         centre_x, centre_y = _tile_centres(tiles, spec, table.dtype)
         longest = jnp.max(count)
         real = jnp.minimum(tiles, starts.shape[0] - 1)
@@ -180,27 +171,23 @@ def backward(
 
         def advance(carry):
             step, transmittance, remaining, gradient = carry
-            row, entries, listed = _entries(table, rows, start, count, step, unroll)
+            row, entries, listed = list_entries(table, rows, start, count, step, unroll)
             weights, grads, absolute = [], [], []
             for k in range(unroll):
-                raw, dx, v = _alpha(entries, k, x, y)
-                reached = raw >= ALPHA_MIN
-                alpha = jnp.where(reached, jnp.minimum(raw, spec.max_alpha), 0.0)
-                after = transmittance * (1 - alpha)
-                counted = after > TRANSMITTANCE_MIN
-                weight = jnp.where(counted, alpha * transmittance, 0.0)
+                raw, dx, v = splat_alpha(entries, k, x, y)
+                alpha, counted, weight, after = splat_weight(raw, transmittance, spec)
                 if features <= _FEW_FEATURES:
                     value = jnp.sum(_values(entries, features)[:, k, :, None] * grad_tile, 1)
                 else:
                     value = _einsum("wc,wcp->wp", _values(entries, features)[:, k], grad_tile)
                 remaining = remaining - weight * value
                 grad_alpha = transmittance * value - remaining / (1 - alpha)
-                free = counted & reached & (raw < spec.max_alpha)
+                free = counted & (raw >= ALPHA_MIN) & (raw < spec.max_alpha)
                 grads.append(jnp.where(free, alpha * grad_alpha, 0.0))
                 weights.append(weight)
                 if spec.absgrad:
                     absolute.append(_absolute_gradient(entries, k, dx, v, grads[-1]))
-                transmittance = jnp.where(counted, after, -jnp.abs(transmittance))
+                transmittance = after
             sums = _einsum("wup,pk->wuk", jnp.stack(grads, 1), monomials)
             grad_features = _einsum("wup,wcp->wuc", jnp.stack(weights, 1), grad_tile)
             parts = [_geometry_gradient(entries, sums, centre_x, centre_y), grad_features]
@@ -212,7 +199,7 @@ def backward(
             return step + 1, transmittance, remaining, gradient
 
         first = (
-            _zero_of(starts, starts).astype(jnp.int32),
+            zero_of(starts, starts).astype(jnp.int32),
             jnp.ones((tiles.shape[0], pixels), table.dtype) + zero,
             remaining_all[real],
             gradient,
@@ -260,7 +247,9 @@ def _values(entries, features):
     return entries[:, :, GEOMETRY : GEOMETRY + features]
 
 
-def _alpha(entries, k, x, y):
+def splat_alpha(entries, k, x, y):
+    """o exp(...) of splat k of each tile at its pixels, before any limit, and dx and v there."""
+
     def column(j):
         return entries[:, k, j, None]
 
@@ -270,7 +259,19 @@ def _alpha(entries, k, x, y):
     return jnp.exp(column(2) * dx * dx + column(4) * v * v + column(5)), dx, v
 
 
-def _entries(table, rows, start, count, step, unroll):
+def splat_weight(raw, transmittance, spec):
+    """alpha, whether the splat counts, its weight, and the transmittance behind it.
+
+    The transmittance is negative from the splat on that ends the pixel.
+    """
+    alpha = jnp.where(raw >= ALPHA_MIN, jnp.minimum(raw, spec.max_alpha), 0.0)
+    after = transmittance * (1 - alpha)
+    counted = after > TRANSMITTANCE_MIN
+    weight = jnp.where(counted, alpha * transmittance, 0.0)
+    return alpha, counted, weight, jnp.where(counted, after, -jnp.abs(transmittance))
+
+
+def list_entries(table, rows, start, count, step, unroll):
     """Rows, table entries and validity of `unroll` list entries of each tile of a group."""
     place = step * unroll + lax.iota(jnp.int32, unroll)
     listed = place[None] < count[:, None]
@@ -280,7 +281,7 @@ def _entries(table, rows, start, count, step, unroll):
     return row, entries.at[:, :, GEOMETRY - 1].set(log_opacity), listed
 
 
-def _groups(counts, pixels, group_pixels):
+def tile_groups(counts, pixels, group_pixels):
     """Tiles in order of falling list length, [groups, tiles per group]; the surplus is tile T."""
     tiles = counts.shape[0]
     groups = -(-tiles // max(1, group_pixels // pixels))
@@ -290,7 +291,14 @@ def _groups(counts, pixels, group_pixels):
     return jnp.concatenate([order, surplus]).reshape(groups, per_group)
 
 
-def _lists(tiles, starts, counts):
+def places(groups, tiles):
+    """Where each tile stands in the flattened groups."""
+    order = lax.iota(jnp.int32, groups.size)
+    return jnp.zeros((tiles + 1,), jnp.int32).at[groups.reshape(-1)].set(order)[:tiles]
+
+
+def tile_lists(tiles, starts, counts):
+    """First entry and number of entries of the tiles of a group; none for surplus tiles."""
     real = jnp.minimum(tiles, starts.shape[0] - 1)
     return starts[real], jnp.where(tiles < starts.shape[0], counts[real], 0)
 
@@ -309,13 +317,14 @@ def _tile_centres(tiles, spec, dtype):
     return x[:, None], y[:, None]
 
 
-def _pixel_centres(tiles, spec, dtype):
+def pixel_centres(tiles, spec, dtype):
+    """Pixel coordinates x, y [W, P] of the pixels of tiles."""
     local_x, local_y = _local_centres(spec.tile_size)
     x, y = _tile_centres(tiles, spec, dtype)
     return x + local_x.astype(dtype), y + local_y.astype(dtype)
 
 
-def _zero_of(values, integers):
+def zero_of(values, integers):
     """A zero of the dtype of `values` that depends on `integers`.
 
     Loop carries that start from it vary over the same mesh axes as the tiles, as `jax.shard_map`

@@ -1,12 +1,16 @@
-"""Projection of 3D Gaussians to the screen (EWA splatting), in plain differentiable JAX.
+"""Projection of 3D Gaussians to the screen, in plain differentiable JAX.
 
-With W the 3x3 rotation of the view matrix, R the rotation and S the scales of a Gaussian, and J the
-Jacobian of the camera at the mean, the covariance on the screen is
+Pinhole, orthographic and undistorted fisheye cameras are projected by EWA splatting; distortion, an
+f-theta lens or a rolling shutter calls for the unscented transform (`unscented.py`). Both give the
+mean and two rows of numbers whose Gram matrix is the screen covariance, and share the rest.
+
+EWA: with W the 3x3 rotation of the view matrix, R the rotation and S the scales of a Gaussian, and
+J the Jacobian of the camera at the mean, the covariance on the screen is
 
     Sigma2 = (J W R S)(J W R S)^T + eps2d I = [[r0.r0, r0.r1], [r0.r1, r1.r1]] + eps2d I
 
 where r0, r1 are the two rows of J W R S. Its determinant is evaluated without cancellation as
-|r0 x r1|^2 + eps2d (r0.r0 + r1.r1) + eps2d^2.
+sum_{i<j} (r0_i r1_j - r0_j r1_i)^2 + eps2d (r0.r0 + r1.r1) + eps2d^2.
 
 A splat reaches a pixel where o exp(-d^T Sigma2^-1 d / 2) >= 1/255, so its half-widths on the screen
 are sqrt(2 ln(255 o)) sqrt(diag Sigma2) (the bounding box of that ellipse).
@@ -18,7 +22,7 @@ Sources: Zwicker et al., EWA Splatting (2002); Kerbl et al., 3D Gaussian Splatti
 Yu et al., Mip-Splatting (2024) for the compensation; gsplat for names and clamping.
 """
 
-from collections.abc import Callable
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -27,6 +31,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Bool, Float
 
+from jwm_kernels.gaussian_rasterizer import validation
+from jwm_kernels.gaussian_rasterizer.camera_types import (
+    Distortion,
+    RollingShutterType,
+    UnscentedTransformParameters,
+)
 from jwm_kernels.gaussian_rasterizer.constants import (
     ALPHA_MIN,
     COORDINATE_MAX,
@@ -34,14 +44,16 @@ from jwm_kernels.gaussian_rasterizer.constants import (
     LOG_ALPHA_SLACK,
     VARIANCE_MAX,
 )
+from jwm_kernels.gaussian_rasterizer.ewa import JACOBIANS, needs_unscented
+from jwm_kernels.gaussian_rasterizer.unscented import move_camera, project_sigma_points
 
 Array = jax.Array | np.ndarray
 
 COMPENSATION_MIN = 0.005
 """Floor of the antialiasing factor, as in gsplat."""
 
-FRUSTUM_MARGIN = 0.3
-"""x/z and y/z are clamped in the Jacobian to the image border plus this part of tan(fov/2)."""
+UNSCENTED_BLUR = 1e-6
+"""Variance in px^2 that gsplat adds after the unscented transform, on top of `eps2d`."""
 
 
 class Projection(NamedTuple):
@@ -95,18 +107,23 @@ def project(
     eps2d: float = 0.3,
     antialiased: bool = False,
     camera_model: str = "pinhole",
+    distortion: Distortion | None = None,
+    rolling_shutter: RollingShutterType = RollingShutterType.GLOBAL,
+    viewmats_rs: Float[Array, "*batch c 4 4"] | None = None,
+    with_ut: bool | None = None,
+    ut_params: UnscentedTransformParameters | None = None,
 ) -> Projection:
     """Projects Gaussians into every camera.
 
     A Gaussian with a value that is not finite is invisible and has zero gradient; a zero quaternion
-    counts as the identity.
+    counts as the identity, and the sign of a scale does not matter.
 
     Args:
       means: centres in world metres.
       quats: rotations wxyz, normalised here.
       scales: standard deviations in metres.
       opacities: in [0, 1].
-      viewmats: camera from world, OpenCV axes.
+      viewmats: camera from world, OpenCV axes; with a rolling shutter at the first line.
       Ks: intrinsics in pixels (pixels per metre for `ortho`).
       width: image width in pixels.
       height: image height in pixels.
@@ -115,23 +132,35 @@ def project(
       radius_clip: splats whose half-widths are both at most this many pixels are dropped.
       eps2d: added to the diagonal of the screen covariance, px^2.
       antialiased: multiplies the opacities by the compensation.
-      camera_model: a key of `CAMERAS`.
+      camera_model: "pinhole", "ortho", "fisheye" or "ftheta".
+      distortion: of the lens; required by "ftheta".
+      rolling_shutter: order in which lines are read.
+      viewmats_rs: camera from world at the last line read, where there is a rolling shutter.
+      with_ut: projects by the unscented transform; default: only where EWA cannot.
+      ut_params: parameters of that transform; None for the defaults.
 
     Returns:
-      `Projection` with axes [*batch, C, N].
+      `Projection` with axes [*batch, C, N]. Depths under a rolling shutter are those in the middle
+      of the frame.
+
+    Raises:
+      ValueError: names the argument, what was expected and what came.
     """
+    batch, _, cameras = validation.check_splats(means, quats, scales, opacities, viewmats, Ks)
+    validation.check_camera(
+        camera_model, distortion, rolling_shutter, viewmats_rs, with_ut, (*batch, cameras)
+    )
+    if with_ut is None:
+        with_ut = needs_unscented(camera_model, distortion, rolling_shutter)
     means, quats, scales, opacities = _without_broken(means, quats, scales, opacities)
 
     def view(i, j):
         return viewmats[..., i, j][..., None]
 
-    def intrinsic(i, j):
-        return Ks[..., i, j][..., None]
-
     mean = [means[..., None, :, k] for k in range(3)]
     camera = [sum(view(i, j) * mean[j] for j in range(3)) + view(i, 3) for i in range(3)]
 
-    z = camera[2]
+    z = camera[2] if viewmats_rs is None else move_camera(camera, viewmats, viewmats_rs, 0.5)[2]
     seen = (z > max(near_plane, DEPTH_MIN)) & (z < far_plane)
     for component in camera:
         seen &= jnp.abs(component) < COORDINATE_MAX
@@ -145,8 +174,18 @@ def project(
         for i in range(3)
     ]
     x, y, z, axes = lax.optimization_barrier((x, y, z, axes))
-    fx, fy, cx, cy = intrinsic(0, 0), intrinsic(1, 1), intrinsic(0, 2), intrinsic(1, 2)
-    u, v, row0, row1 = CAMERAS[camera_model](x, y, z, axes, fx, fy, cx, cy, width, height)
+    if with_ut:
+        start_z = z if viewmats_rs is None else jnp.where(seen, camera[2], 1.0)
+        axes = [[jnp.where(seen, part, 0.0) for part in row] for row in axes]
+        u, v, row0, row1, valid = project_sigma_points(
+            [x, y, start_z], axes, viewmats, viewmats_rs, Ks, width, height, camera_model,
+            distortion, rolling_shutter, ut_params or UnscentedTransformParameters(),
+        )  # fmt: skip
+        seen, blur = seen & valid, UNSCENTED_BLUR
+    else:
+        fx, fy, cx, cy = (Ks[..., i, j][..., None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+        u, v, row0, row1 = JACOBIANS[camera_model](x, y, z, axes, fx, fy, cx, cy, width, height)
+        blur = 0.0
 
     u, v, row0, row1 = lax.optimization_barrier((u, v, row0, row1))
     square0, square1 = _dot(row0, row0), _dot(row1, row1)
@@ -154,15 +193,15 @@ def project(
     row0 = [jnp.where(sane, component, 0.0) for component in row0]
     row1 = [jnp.where(sane, component, 0.0) for component in row1]
     xx, xy, yy = _dot(row0, row0), _dot(row0, row1), _dot(row1, row1)
-    cross = _cross(row0, row1)
-    sharp_det = _dot(cross, cross)
+    sharp_det = _gram_determinant(row0, row1)
     det = sharp_det + eps2d * (xx + yy) + eps2d * eps2d
     sane = lax.stop_gradient(sane & (det > 0))
-    xx = jnp.where(sane, xx + eps2d, 1.0)
-    yy = jnp.where(sane, yy + eps2d, 1.0)
-    xy = jnp.where(sane, xy, 0.0)
     det = jnp.where(sane, det, 1.0)
     compensation = jnp.sqrt(jnp.maximum(sharp_det / det, COMPENSATION_MIN**2))
+    det = jnp.where(sane, det + blur * (xx + yy + 2 * eps2d + blur), 1.0)
+    xx = jnp.where(sane, xx + eps2d + blur, 1.0)
+    yy = jnp.where(sane, yy + eps2d + blur, 1.0)
+    xy = jnp.where(sane, xy, 0.0)
 
     opacity = jnp.broadcast_to(opacities[..., None, :], z.shape)
     if antialiased:
@@ -196,34 +235,22 @@ def quat_scale_to_covar(
     return jnp.stack(rows, -2)
 
 
-def _pinhole(x, y, z, axes, fx, fy, cx, cy, width, height):
-    inverse_z = 1.0 / z
-    slope_x, slope_y = x * inverse_z, y * inverse_z
-    margin_x = FRUSTUM_MARGIN * 0.5 * width / fx
-    margin_y = FRUSTUM_MARGIN * 0.5 * height / fy
-    tx = jnp.clip(slope_x, -(cx / fx + margin_x), (width - cx) / fx + margin_x)
-    ty = jnp.clip(slope_y, -(cy / fy + margin_y), (height - cy) / fy + margin_y)
-    row0 = [fx * inverse_z * (axes[0][k] - tx * axes[2][k]) for k in range(3)]
-    row1 = [fy * inverse_z * (axes[1][k] - ty * axes[2][k]) for k in range(3)]
-    return fx * slope_x + cx, fy * slope_y + cy, row0, row1
-
-
-def _ortho(x, y, z, axes, fx, fy, cx, cy, width, height):
-    row0 = [fx * axes[0][k] + 0 * z for k in range(3)]
-    row1 = [fy * axes[1][k] + 0 * z for k in range(3)]
-    return fx * x + cx, fy * y + cy, row0, row1
-
-
-CAMERAS: dict[str, Callable] = {"pinhole": _pinhole, "ortho": _ortho}
-"""camera_model -> function of (x, y, z, axes of W R S, fx, fy, cx, cy, width, height) that gives
-the pixel (u, v) and the two rows of J W R S, each three arrays."""
-
-
-def _without_broken(means, quats, scales, opacities):
-    """Replaces Gaussians that hold NaN, infinity or absurd magnitudes by transparent ones."""
+def usable_gaussians(
+    means: Float[Array, "*batch n 3"],
+    quats: Float[Array, "*batch n 4"],
+    scales: Float[Array, "*batch n 3"],
+    opacities: Float[Array, "*batch n"],
+) -> Bool[Array, "*batch n"]:
+    """Which Gaussians hold neither NaN nor infinity nor absurd magnitudes."""
     usable = jnp.abs(opacities) < COORDINATE_MAX
     for values in (means, quats, scales):
         usable &= jnp.all(jnp.abs(values) < COORDINATE_MAX, -1)
+    return usable
+
+
+def _without_broken(means, quats, scales, opacities):
+    """Replaces Gaussians that are not usable by transparent ones."""
+    usable = usable_gaussians(means, quats, scales, opacities)
     column = usable[..., None]
     identity = jnp.asarray([1.0, 0.0, 0.0, 0.0], quats.dtype)
     rotated = column & jnp.any(quats != 0, -1, keepdims=True)
@@ -252,12 +279,10 @@ def _scaled_axes(quats, scales):
 
 
 def _dot(a, b):
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+    return sum(p * q for p, q in zip(a, b, strict=True))
 
 
-def _cross(a, b):
-    return [
-        a[1] * b[2] - a[2] * b[1],
-        a[2] * b[0] - a[0] * b[2],
-        a[0] * b[1] - a[1] * b[0],
-    ]
+def _gram_determinant(a, b):
+    """(a.a)(b.b) - (a.b)^2 as a sum of squares (Lagrange's identity)."""
+    pairs = itertools.combinations(range(len(a)), 2)
+    return sum((a[i] * b[j] - a[j] * b[i]) ** 2 for i, j in pairs)

@@ -1,8 +1,12 @@
 """Checks of the arguments of `rasterization` at the Python boundary."""
 
+import numbers
+
 import jax.numpy as jnp
 
-from jwm_kernels.gaussian_rasterizer.projection import CAMERAS
+from jwm_kernels.gaussian_rasterizer.camera_types import RollingShutterType
+from jwm_kernels.gaussian_rasterizer.ewa import needs_unscented
+from jwm_kernels.gaussian_rasterizer.lenses import LENSES
 from jwm_kernels.gaussian_rasterizer.spherical_harmonics import MAX_DEGREE
 
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
@@ -67,28 +71,96 @@ def check_colors(colors, sh_degree, batch, n, cameras) -> None:
         )
 
 
-def check_scalars(
-    width, height, near_plane, far_plane, radius_clip, eps2d, tile_size, max_alpha, capacity
+def check_sizes(**sizes) -> None:
+    """Raises ValueError unless every size is a whole number of at least 1."""
+    for name, value in sizes.items():
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+
+
+def check_limits(
+    near_plane=0.0, far_plane=1.0, radius_clip=0.0, eps2d=0.0, max_alpha=0.5, capacity=None
 ) -> None:
-    """Checks sizes and ranges.
+    """Checks the ranges of numbers.
 
     Raises:
       ValueError: names the argument, what was expected and what came.
     """
-    for name, value in (("width", width), ("height", height), ("tile_size", tile_size)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1 pixel, got {value}")
     if not 0 <= near_plane < far_plane:
         raise ValueError(
             f"near_plane, far_plane: expected 0 <= near < far, got {near_plane} and {far_plane}"
         )
     for name, value in (("radius_clip", radius_clip), ("eps2d", eps2d)):
-        if value < 0:
+        if not value >= 0:
             raise ValueError(f"{name}: expected a value >= 0, got {value}")
     if not 0 < max_alpha < 1:
         raise ValueError(f"max_alpha: expected a value between 0 and 1, got {max_alpha}")
-    if capacity is not None and capacity < 1:
-        raise ValueError(f"capacity: expected at least 1 slot, got {capacity}")
+    if capacity is not None:
+        check_sizes(capacity=capacity)
+
+
+def check_camera(
+    camera_model, distortion, rolling_shutter, viewmats_rs, with_ut, cameras: tuple[int, ...]
+) -> None:
+    """Checks that lens, shutter and method of projection fit the camera model.
+
+    Raises:
+      ValueError: names the argument, what was expected and what came.
+    """
+    check_choice("camera_model", camera_model, LENSES)
+    if not isinstance(rolling_shutter, RollingShutterType):
+        raise ValueError(f"rolling_shutter: expected a RollingShutterType, got {rolling_shutter!r}")
+    moving = rolling_shutter is not RollingShutterType.GLOBAL
+    if moving != (viewmats_rs is not None):
+        raise ValueError(
+            "viewmats_rs: expected camera poses at the end of the frame exactly where there is a "
+            f"rolling shutter, got {_described(viewmats_rs)} with {rolling_shutter}"
+        )
+    if moving:
+        check_shape("viewmats_rs", viewmats_rs, (*cameras, 4, 4))
+    _check_distortion(camera_model, distortion, cameras)
+    if with_ut is False and needs_unscented(camera_model, distortion, rolling_shutter):
+        raise ValueError(
+            "with_ut: expected True or None, since only the unscented transform projects f-theta, "
+            "distorted and rolling-shutter cameras, got False"
+        )
+
+
+LENS_SIZES = {
+    "pinhole": {"radial_coeffs": (4, 6), "tangential_coeffs": (2,), "thin_prism_coeffs": (4,)},
+    "ortho": {},
+    "fisheye": {"radial_coeffs": (4,)},
+    "ftheta": {},
+}
+"""camera_model -> coefficients that it takes and how many there may be for each camera."""
+
+
+def _check_distortion(camera_model, distortion, cameras):
+    if distortion is None:
+        given = {}
+    elif hasattr(distortion, "_asdict"):
+        given = {name: part for name, part in distortion._asdict().items() if part is not None}
+    else:
+        raise ValueError(f"distortion: expected a Distortion, got {type(distortion).__name__}")
+    ftheta = given.pop("ftheta_coeffs", None)
+    if (camera_model == "ftheta") != (ftheta is not None):
+        raise ValueError(
+            "distortion.ftheta_coeffs: expected exactly for camera_model 'ftheta', got "
+            f"{'none' if ftheta is None else 'some'} for {camera_model!r}"
+        )
+    for name, part in given.items():
+        sizes = LENS_SIZES[camera_model].get(name)
+        if sizes is None:
+            raise ValueError(
+                f"distortion.{name}: expected None for camera_model {camera_model!r}, "
+                f"got {_described(part)}"
+            )
+        check_floating(**{f"distortion.{name}": part})
+        if tuple(part.shape) not in [(*cameras, size) for size in sizes]:
+            expected = _shown((*cameras, " or ".join(map(str, sizes))))
+            raise ValueError(
+                f"distortion.{name}: expected shape {expected}, got {tuple(part.shape)}"
+            )
 
 
 def check_choice(name: str, value: object, choices) -> None:
@@ -97,11 +169,22 @@ def check_choice(name: str, value: object, choices) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
-def check_modes(render_mode, rasterize_mode, camera_model) -> None:
+def check_modes(render_mode, rasterize_mode) -> None:
     """Raises ValueError for a mode that does not exist here."""
     check_choice("render_mode", render_mode, RENDER_MODES)
     check_choice("rasterize_mode", rasterize_mode, RASTERIZE_MODES)
-    check_choice("camera_model", camera_model, CAMERAS)
+
+
+def check_probe(absgrad, means2d_probe, shape: tuple[int, ...]) -> None:
+    """Raises ValueError where absolute gradients have nowhere to go, or the probe does not fit."""
+    if absgrad and means2d_probe is None:
+        raise ValueError(
+            f"means2d_probe: expected zeros of shape {_shown(shape)}, whose gradient absgrad "
+            "sets, got None"
+        )
+    if means2d_probe is not None:
+        check_floating(means2d_probe=means2d_probe)
+        check_shape("means2d_probe", means2d_probe, shape)
 
 
 def check_shape(name: str, array, expected: tuple[int, ...]) -> None:
@@ -111,10 +194,18 @@ def check_shape(name: str, array, expected: tuple[int, ...]) -> None:
 
 
 def check_floating(**arrays) -> None:
-    """Raises ValueError for an array of integers or booleans."""
+    """Raises ValueError for what is not an array of floating point values; None is left alone."""
     for name, array in arrays.items():
-        if array is not None and not jnp.issubdtype(array.dtype, jnp.floating):
+        if array is None:
+            continue
+        if not (hasattr(array, "dtype") and hasattr(array, "shape")):
+            raise ValueError(f"{name}: expected an array, got {type(array).__name__}")
+        if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{name}: expected floating point values, got dtype {array.dtype}")
+
+
+def _described(array):
+    return "None" if array is None else f"shape {tuple(array.shape)}"
 
 
 def _shown(shape):

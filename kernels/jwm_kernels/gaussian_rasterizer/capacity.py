@@ -1,0 +1,80 @@
+"""How many (splat, tile) pairs a scene needs, and what to do when they did not fit."""
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from jwm_kernels.gaussian_rasterizer.binning import count_tiles
+from jwm_kernels.gaussian_rasterizer.projection import project
+
+Array = jax.Array | np.ndarray
+
+
+def default_tile_size() -> int:
+    """8 on CPU, where less wasted arithmetic wins; 16 on accelerators, where shorter lists do."""
+    return 8 if jax.default_backend() == "cpu" else 16
+
+
+def suggest_capacity(
+    means: Float[Array, "..."],
+    quats: Float[Array, "..."],
+    scales: Float[Array, "..."],
+    opacities: Float[Array, "..."],
+    viewmats: Float[Array, "..."],
+    Ks: Float[Array, "..."],
+    width: int,
+    height: int,
+    *,
+    tile_size: int | None = None,
+    margin: float = 1.25,
+    **options,
+) -> int:
+    """Counts the (splat, tile) pairs of a scene and returns a `capacity` that holds them.
+
+    Call it outside `jax.jit`. Results are rounded up to powers of 2^(1/4), so that slightly
+    different scenes share one compiled program.
+
+    Args:
+      means: as in `rasterization`, and so `quats`, `scales`, `opacities`, `viewmats`, `Ks`,
+        `width`, `height`, `tile_size`.
+      quats: rotations.
+      scales: standard deviations.
+      opacities: opacities.
+      viewmats: camera from world.
+      Ks: intrinsics.
+      width: image width in pixels.
+      height: image height in pixels.
+      tile_size: side of a tile in pixels.
+      margin: room for growth, as a factor.
+      **options: of `project`.
+
+    Returns:
+      number of slots.
+    """
+    tile_size = default_tile_size() if tile_size is None else tile_size
+    projection = project(means, quats, scales, opacities, viewmats, Ks, width, height, **options)
+    total = int(
+        np.sum(np.asarray(count_tiles(projection, width, height, tile_size)), dtype=np.int64)
+    )
+    wanted = max(256.0, total * margin)
+    return int(np.ceil(2 ** (np.ceil(4 * np.log2(wanted)) / 4)))
+
+
+def check_overflow(meta: dict) -> None:
+    """Makes an overflow of the capacity an error.
+
+    Call it outside `jax.jit` with the `meta` of `rasterization` or `render_ids`; it waits for the
+    result. Inside, `meta["overflow"]` is a traced number for `jax.experimental.checkify` or a log.
+
+    Args:
+      meta: with `capacity` and `overflow`, of one or (stacked) several calls.
+
+    Raises:
+      ValueError: splats were dropped; says how many slots would have held them all.
+    """
+    overflow, capacity = np.max(meta["overflow"]), np.max(meta["capacity"])
+    if overflow > 0:
+        raise ValueError(
+            f"capacity: expected at least {int(capacity) + int(overflow)} slots, got "
+            f"{int(capacity)}; the farthest splats were dropped (see suggest_capacity)"
+        )
