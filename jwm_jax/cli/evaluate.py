@@ -133,7 +133,8 @@ def _worldgen(options: Options) -> dict:
 
 def _print_table(rows: dict[str, dict[str, float]]) -> None:
     columns = list(next(iter(rows.values())))
+    digits = {c: 3 if max(abs(row[c]) for row in rows.values()) < 3 else 2 for c in columns}
     width = max(len(r) for r in rows) + 2
     print(" " * width + "".join(f"{c:>12}" for c in columns))
     for name, values in rows.items():
-        print(f"{name:<{width}}" + "".join(f"{values[c]:>12.4g}" for c in columns))
+        print(f"{name:<{width}}" + "".join(f"{values[c]:>12.{digits[c]}f}" for c in columns))
