@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jwm_kernels.gaussian_rasterizer import blend_xla, validation
+from jwm_kernels.gaussian_rasterizer import validation
+from jwm_kernels.gaussian_rasterizer.backends import BACKENDS, choose_backend
 from jwm_kernels.gaussian_rasterizer.binning import (
     TileLists,
     bin_tiles,
@@ -26,12 +27,9 @@ from jwm_kernels.gaussian_rasterizer.capacity import default_tile_size
 from jwm_kernels.gaussian_rasterizer.layout import pack_table, tiles_to_image
 from jwm_kernels.gaussian_rasterizer.projection import Projection, project, usable_gaussians
 from jwm_kernels.gaussian_rasterizer.spherical_harmonics import spherical_harmonics
-from jwm_kernels.gaussian_rasterizer.vjp import Backend, BlendSpec, blend_tiles
+from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec, blend_tiles
 
 Array = jax.Array | np.ndarray
-
-BACKENDS: dict[str, Backend] = {"xla": Backend(blend_xla.forward, blend_xla.backward)}
-"""Name -> implementation of the blend. A new one is a file with two functions and a line here."""
 
 
 def rasterization(
@@ -121,7 +119,7 @@ def rasterization(
         the farthest are dropped and counted in `meta["overflow"]`, which `check_overflow` makes an
         error. See `suggest_capacity`.
       host_sort: sorts with NumPy through a callback, see `bin_tiles`; False for `jax.export`.
-      backend: "auto" or a key of `BACKENDS`.
+      backend: "auto" or a key of `backends.BACKENDS`.
 
     Returns:
       render_colors [*batch, C, height, width, X], X channels of colour and then depth in metres;
@@ -246,7 +244,7 @@ def blend(
       max_alpha: limit of a splat's alpha at a pixel.
       absgrad: as in `rasterization`, and so `means2d_probe`.
       means2d_probe: zeros whose gradient is that in the means on the screen.
-      backend: "auto" or a key of `BACKENDS`.
+      backend: "auto" or a key of `backends.BACKENDS`.
 
     Returns:
       blended features, without background, and alpha.
@@ -256,7 +254,7 @@ def blend(
     """
     validation.check_probe(absgrad, means2d_probe, projection.means2d.shape)
     validation.check_choice("backend", backend, ("auto", *BACKENDS))
-    chosen = BACKENDS["xla" if backend == "auto" else backend]
+    chosen = choose_backend(backend, features.dtype)
     leading = projection.depths.shape[:-1]
     spec = BlendSpec(width, height, tile_size, max_alpha, absgrad)
     if absgrad:

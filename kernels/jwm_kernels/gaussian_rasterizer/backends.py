@@ -1,0 +1,69 @@
+"""The implementations of the blend by name, and which of them `auto` takes.
+
+Pallas is imported when one of its backends is first used.
+"""
+
+import importlib
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+
+from jwm_kernels.gaussian_rasterizer import blend_xla
+from jwm_kernels.gaussian_rasterizer.vjp import Backend
+
+_PACKAGE = "jwm_kernels.gaussian_rasterizer"
+
+
+def _in_module(name: str, **options) -> Backend:
+    def forward(*arguments):
+        return importlib.import_module(f"{_PACKAGE}.{name}").forward(*arguments, **options)
+
+    def backward(*arguments):
+        return importlib.import_module(f"{_PACKAGE}.{name}").backward(*arguments, **options)
+
+    return Backend(forward, backward)
+
+
+def gpu_module() -> str:
+    """The file behind `pallas_gpu`: the Triton form while jax has it."""
+    has_triton = importlib.util.find_spec("jax.experimental.pallas.triton") is not None
+    return "blend_triton" if has_triton else "blend_mosaic_gpu"
+
+
+BACKENDS: dict[str, Backend] = {
+    "xla": Backend(blend_xla.forward, blend_xla.backward),
+    "pallas_tpu": _in_module("blend_pallas_tpu"),
+    "pallas_gpu": _in_module(gpu_module()),
+    "mosaic_gpu": _in_module("blend_mosaic_gpu"),
+    "interpret": _in_module("blend_pallas_tpu", interpret=True),
+}
+"""Name -> implementation of the blend. A new one is a file with two functions and a line here."""
+
+
+def choose_backend(name: str, dtype: jnp.dtype) -> Backend:
+    """The implementation for a name, or for `auto` the one of the default device.
+
+    `auto` is decided while tracing: TPUs take `pallas_tpu`, GPUs `pallas_gpu`, all else and every
+    dtype but float32 `xla`. One traced function with a branch per platform
+    (`jax.lax.platform_dependent`) would trace every kernel everywhere and could not be exported for
+    several platforms at once, because Pallas refuses to lower a kernel for a platform not its own.
+
+    Args:
+      name: "auto" or a key of `BACKENDS`.
+      dtype: of the blended table.
+
+    Returns:
+      the implementation.
+    """
+    if name == "auto":
+        platform = _default_platform() if dtype == jnp.float32 else None
+        name = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}.get(platform, "xla")
+    return BACKENDS[name]
+
+
+def _default_platform() -> str:
+    device = jax.config.jax_default_device
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else device.platform
