@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from jwm_kernels import (
+    Distortion,
+    FThetaCameraDistortionParameters,
+    FThetaPolynomialType,
     Projection,
+    RollingShutterType,
     TileLists,
     bin_tiles,
     project,
@@ -41,8 +45,77 @@ def test_broken_gaussians_do_not_spoil_others(splats, value_and_grad, index, bad
         assert not np.any(got[::7])
 
 
+def test_broken_gaussians_are_counted(splats, render):
+    """A Gaussian that is broken in several ways counts once; colours count where they are used."""
+    arrays = [array.copy() for array in splats.arrays]
+    size = (splats.width, splats.height)
+    assert int(render(*arrays, *size)[2]["dropped"]) == 0
+    arrays[0][3, 1], arrays[3][3], arrays[2][5, 0] = np.nan, np.inf, -np.inf
+    arrays[4][7, 2] = np.nan
+    assert int(render(*arrays, *size)[2]["dropped"]) == 3
+    assert int(render(*arrays, *size, render_mode="D")[2]["dropped"]) == 2
+
+
+def test_the_sign_of_a_scale_does_not_matter(splats, render):
+    arrays = list(splats.arrays)
+    arrays[2] = arrays[2] * np.random.default_rng(0).choice([-1, 1], (64, 3)).astype(np.float32)
+    size = (splats.width, splats.height)
+    for with_ut in (False, True):
+        np.testing.assert_allclose(
+            render(*arrays, *size, with_ut=with_ut)[0],
+            render(*splats.arrays, *size, with_ut=with_ut)[0],
+            atol=1e-5,
+        )
+
+
 def test_extreme_gaussians_give_finite_values_and_gradients(splats, value_and_grad):
     """Each kind at several places among ordinary ones."""
+    arrays = extreme_arrays(splats)
+    value, gradients = value_and_grad(*arrays)
+    assert _all_finite(value, gradients)
+    assert not np.any(gradients[3][0:3])
+
+
+@pytest.mark.parametrize("lens", ["pinhole", "opencv", "fisheye", "ftheta"])
+def test_extreme_gaussians_in_every_camera(splats, lens):
+    """Through the unscented transform, with a rolling shutter and with SH colours."""
+    arrays = extreme_arrays(splats)
+    arrays[4] = np.random.default_rng(0).normal(size=(64, 4, 3)).astype(np.float32)
+    end = splats.viewmats.copy()
+    end[:, :3, 3] += [0.1, -0.05, 0.2]
+    radial = np.full((2, 4), 0.05, np.float32)
+    camera_model, distortion = {
+        "pinhole": ("pinhole", None),
+        "opencv": ("pinhole", Distortion(radial, radial[:, :2] / 5, radial / 10)),
+        "fisheye": ("fisheye", Distortion(radial)),
+        "ftheta": ("ftheta", Distortion(ftheta_coeffs=FTHETA)),
+    }[lens]
+
+    def loss(arrays, end, distortion):
+        image, alpha, _ = rasterization(
+            *arrays, splats.width, splats.height, render_mode="RGB+D", sh_degree=1,
+            camera_model=camera_model, distortion=distortion, viewmats_rs=end,
+            rolling_shutter=RollingShutterType.ROLLING_TOP_TO_BOTTOM,
+        )  # fmt: skip
+        return jnp.sum(jnp.sin(image)) + jnp.sum(alpha)
+
+    function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+    value, gradients = function(arrays, end, distortion)
+    assert _all_finite(value, gradients)
+    assert np.any(gradients[0][0]), "something must be visible"
+
+
+FTHETA = FThetaCameraDistortionParameters(
+    reference_poly=FThetaPolynomialType.PIXELDIST_TO_ANGLE,
+    pixeldist_to_angle_poly=np.array([0, 1 / 35, 0, 1e-7, 0, 0], np.float32),
+    angle_to_pixeldist_poly=np.array([0, 35, 0, 0, 0, 0], np.float32),
+    max_angle=np.float32(1.8),
+    linear_cde=np.array([1.01, 0.01, -0.01], np.float32),
+)
+
+
+def extreme_arrays(splats) -> list[np.ndarray]:
+    """The seven arrays with some Gaussians at the limits of what is legal."""
     means, quats, scales, opacities, *_ = arrays = [array.copy() for array in splats.arrays]
     opacities[0:3] = 0.0
     opacities[3:6] = 1.0
@@ -58,9 +131,7 @@ def test_extreme_gaussians_give_finite_values_and_gradients(splats, value_and_gr
     quats[25:27] *= 1e9
     means[27:29] = [1e11, -1e11, 1e9]
     scales[29:31] = 1e11
-    value, gradients = value_and_grad(*arrays)
-    assert _all_finite(value, gradients)
-    assert not np.any(gradients[3][0:3])
+    return arrays
 
 
 def test_rescaled_quaternions_change_nothing(splats, value_and_grad):

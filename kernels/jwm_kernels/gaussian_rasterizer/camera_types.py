@@ -6,7 +6,7 @@ and `UnscentedTransformParameters` are static.
 
 import dataclasses
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -62,18 +62,19 @@ class FThetaCameraDistortionParameters:
 
     Shared by all cameras (shapes below) or one for each ([*batch, C, 6] and so on). Focal lengths
     in `Ks` are not used. As in gsplat the principal point counts from the centre of the first
-    pixel, so 0.5 is added to that of `Ks`.
+    pixel, so 0.5 is added to that of `Ks`. Numbers may be arrays or, as in gsplat, lists; JAX also
+    puts placeholders in their place, hence the open types.
     """
 
     reference_poly: FThetaPolynomialType = dataclasses.field(metadata={"static": True})
     """The polynomial that is exact."""
-    pixeldist_to_angle_poly: tuple | list | Array
+    pixeldist_to_angle_poly: Any
     """[6] radians of a distance in pixels, constant term first."""
-    angle_to_pixeldist_poly: tuple | list | Array
+    angle_to_pixeldist_poly: Any
     """[6] pixels of an angle in radians, constant term first."""
-    max_angle: float | Array
+    max_angle: Any
     """[] angle in radians beyond which nothing is seen."""
-    linear_cde: tuple | list | Array
+    linear_cde: Any
     """[3] (c, d, e) of the matrix [[c, d], [e, 1]] that multiplies the offset in the image."""
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from jwm_kernels.gaussian_rasterizer.projection import Projection
 from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec
@@ -29,8 +29,8 @@ def pack_table(
 
 
 def tiles_to_image(
-    tiles: Float[Array, "t d p"], spec: BlendSpec, leading: tuple[int, ...]
-) -> Float[Array, "*leading h w d"]:
+    tiles: Num[Array, "t d p"], spec: BlendSpec, leading: tuple[int, ...]
+) -> Num[Array, "*leading h w d"]:
     """[T, D, P] tiles of all images to [*leading, height, width, D]."""
     size, channels = spec.tile_size, tiles.shape[1]
     grid = tiles.reshape(-1, spec.tiles_y, spec.tiles_x, channels, size, size)

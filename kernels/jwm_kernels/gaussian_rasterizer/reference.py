@@ -79,7 +79,7 @@ def rasterization_reference(
         seen = (depth > near_plane) & (depth < far_plane)
         features = jnp.concatenate([colors, depth[:, None]], 1)
         order = jnp.argsort(jnp.where(seen, depth, jnp.inf))
-        return _composite(
+        return composite(
             mean2d[order], jnp.linalg.inv(blurred)[order], opacity[order], features[order],
             seen[order], width, height, max_alpha,
         )  # fmt: skip
@@ -119,7 +119,22 @@ def _project_one(means, covars, view, K, width, height, camera_model, near_plane
     return mean2d, cov2d, depth
 
 
-def _composite(means2d, conics, opacities, features, seen, width, height, max_alpha):
+def composite(means2d, conics, opacities, features, seen, width, height, max_alpha):
+    """Blends splats given front to back, every one at every pixel.
+
+    Args:
+      means2d: [N, 2] pixels.
+      conics: [N, 2, 2] inverse covariances.
+      opacities: [N].
+      features: [N, D].
+      seen: bool [N], which splats count.
+      width: image width in pixels.
+      height: image height in pixels.
+      max_alpha: limit of a splat's alpha.
+
+    Returns:
+      features [H, W, D], alpha [H, W], and the distance from a threshold [H, W].
+    """
     x, y = jnp.meshgrid(jnp.arange(width) + 0.5, jnp.arange(height) + 0.5)
     pixels = jnp.stack([x, y], -1).astype(means2d.dtype)
 
