@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from blend_problems import make_problem
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec
 
 from jwm_kernels import rasterization
 from jwm_kernels.gaussian_rasterizer import backends, blend_pallas_tpu, blend_triton
@@ -155,6 +156,35 @@ def test_leading_axes_equal_xla(splats, render):
     ]
     assert images[0].shape == (2, 2, 20, 30, 3)
     np.testing.assert_allclose(images[1], images[0], atol=2e-6)
+
+
+def test_cameras_over_eight_devices_equal_one():
+    """Values, and gradients of shared Gaussians, which are summed over the devices."""
+    splats = make_splats(Case(60, 24, 16, cameras=8), seed=5, sigma=2.0)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    cameras = PartitionSpec("data")
+
+    def render(means, colors, views, Ks):
+        arrays = (means, *splats.arrays[1:4], colors, views, Ks)
+        return rasterization(*arrays, 24, 16, tile_size=8, capacity=4096, backend="xla")[:2]
+
+    def outcome(render):
+        def loss(*arrays):
+            image, alpha = render(*arrays)
+            return jnp.sum(jnp.sin(image)) + jnp.sum(alpha**2), image
+
+        grad = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+        return grad(splats.means, splats.colors, splats.viewmats, splats.Ks)
+
+    everywhere = PartitionSpec()
+    in_specs = (everywhere, everywhere, cameras, cameras)
+    spread = jax.shard_map(render, mesh=mesh, in_specs=in_specs, out_specs=cameras)
+    gradients, image = outcome(spread)
+    expected, expected_image = outcome(render)
+    assert len(image.sharding.device_set) == 8
+    np.testing.assert_allclose(image, expected_image, atol=1e-6)
+    for got, wanted in zip(gradients, expected, strict=True):
+        assert np.linalg.norm(got - wanted) < 1e-5 * np.linalg.norm(wanted)
 
 
 def test_tpu_kernels_have_no_race_and_stay_in_bounds(capfd):
