@@ -115,13 +115,17 @@ def _loss(projected, wide, counted):
     return total, (fields, projected.visible, projected.radii)
 
 
-def _compare(golden, prefix, counted, names, result, gradients):
+def _compare(golden, prefix, counted, names, result, gradients, tolerance):
     total, (fields, visible, radii) = result
     for name, got in fields.items():
         np.testing.assert_allclose(
-            got[counted], golden[prefix + name][counted], rtol=5e-6, atol=5e-6, err_msg=name
+            got[counted],
+            golden[prefix + name][counted],
+            rtol=tolerance,
+            atol=tolerance,
+            err_msg=name,
         )
-    np.testing.assert_allclose(total, golden[prefix + "loss"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(total, golden[prefix + "loss"], rtol=1e-6)
     for name, gradient in zip(names, gradients, strict=True):
         expected = golden[f"{prefix}grad_{name}"]
         np.testing.assert_allclose(
@@ -148,7 +152,7 @@ def test_ewa_projection_and_its_gradients(golden_ewa):
 
         function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
         result, gradients = function(*(wide[name] for name in names))
-        _compare(golden, prefix, counted, names, result, gradients)
+        _compare(golden, prefix, counted, names, result, gradients, tolerance=1e-6)
 
 
 def test_unscented_projection_and_its_gradients(golden_ut):
@@ -167,7 +171,8 @@ def test_unscented_projection_and_its_gradients(golden_ut):
 
         function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
         result, gradients = function(*(wide[name] for name in names))
-        _compare(golden, case + "_", counted, names, result, gradients)
+        # Weights near -100 cancel in the golden means: 3e-6 px are left of 60 px.
+        _compare(golden, case + "_", counted, names, result, gradients, tolerance=5e-6)
 
 
 def test_unscented_projection_in_float32_is_as_exact_as_stated(golden_ut):
