@@ -23,7 +23,7 @@ def config() -> WorldRecExperiment:
             "data/streets_easy_rig",
             "data/streets_full_rig",
         ),
-        start_from="runs/worldrec_easy_tiny/model",
+        init_from="runs/worldrec_easy_tiny/model",
         optimizer=OptimizerConfig(
             learning_rate=1.5e-3, warmup_steps=50, final_fraction=0.02, ema_decay=0.995
         ),

@@ -4,6 +4,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from jwm_jax.checkpoint.model_dir import check_params, load_model
+from jwm_jax.errors import UsageError
+
 
 class Task:
     """Base class of every paradigm; `init`, `loss` and `batches` have to be written.
@@ -90,3 +93,30 @@ class Task:
 
     def save(self, params: Any, directory: str | os.PathLike[str]) -> None:
         """Export the averaged weights (numpy) as a model directory; called at the end of a run."""
+
+
+def initial_weights(source: str | None, kind: str, params: Any) -> Any:
+    """The weights that `init_from` names, every tensor of them, for `Task.warm_start`.
+
+    Args:
+        source: Model directory or shipped size; None starts from scratch.
+        kind: Of the model, as its directory says.
+        params: Nested dict of ShapeDtypeStructs.
+
+    Returns:
+        Nested dict of numpy arrays, or None.
+
+    Raises:
+        UsageError: There is no such model.
+        DataError: It is of another size.
+    """
+    if source is None:
+        return None
+    try:
+        _, given = load_model(source, kind)
+    except UsageError as error:
+        raise UsageError(
+            f"init_from: {error} Train the stage before this one first, or set init_from."
+        ) from None
+    check_params(given, params, f"init_from {source}")
+    return given

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jwm_jax.checkpoint.model_dir import WEIGHTS, check_params, load_model
+from jwm_jax.checkpoint.model_dir import WEIGHTS
 from jwm_jax.errors import UsageError
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.latents import (
@@ -22,7 +22,7 @@ from jwm_jax.training.latents import (
     stack_windows,
 )
 from jwm_jax.training.sampling import example_indices, step_rng
-from jwm_jax.training.task import Task
+from jwm_jax.training.task import Task, initial_weights
 from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.conditions import LatentConditions
 from jwm_jax.worldgen.config import SIZES, WorldGenConfig
@@ -116,17 +116,7 @@ class WorldGenTask(Task):
             UsageError: there is no such model.
             DataError: it is of another size.
         """
-        source = self.config.init_from
-        if source is None:
-            return None
-        try:
-            _, given = load_model(source, "worldgen")
-        except UsageError as error:
-            raise UsageError(
-                f"init_from: {error} Train the stage before this one first, or set init_from."
-            ) from None
-        check_params(given, params, f"init_from {source}")
-        return given
+        return initial_weights(self.config.init_from, "worldgen", params)
 
     def batches(self, start_step: int, rows: slice) -> Iterator[Any]:
         """Windows of examples: a pure function of (seed, step)."""

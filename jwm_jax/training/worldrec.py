@@ -31,7 +31,7 @@ from jwm_jax.scene import Camera, Clip, Intrinsics, Scene, Tracks, invert_transf
 from jwm_jax.scene.pytree import Array, pytree_dataclass
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.sampling import example_indices, step_rng
-from jwm_jax.training.task import Task
+from jwm_jax.training.task import Task, initial_weights
 from jwm_jax.worldrec import LidarDepth, WorldRec, WorldRecConfig, WorldRecNetwork
 from jwm_jax.worldrec.depth import lidar_depth
 from jwm_jax.worldrec.losses import LossWeights, depth_loss, picture_loss, sky_loss
@@ -110,7 +110,7 @@ class WorldRecExperiment(ExperimentConfig):
         sampling: How a clip becomes an example.
         loss: Weights of the loss.
         held_out: Clips of each dataset that are kept for evaluation.
-        start_from: Model directory or shipped size whose weights to begin with; None begins anew.
+        init_from: Model directory or shipped size to start from; None starts from scratch.
     """
 
     model: WorldRecConfig = field(default_factory=WorldRecConfig)
@@ -120,7 +120,7 @@ class WorldRecExperiment(ExperimentConfig):
     sampling: Sampling = field(default_factory=Sampling)
     loss: LossWeights = field(default_factory=LossWeights)
     held_out: int = 4
-    start_from: str | None = None
+    init_from: str | None = None
 
     def task(self) -> "WorldRecTask":
         """Build the task."""
@@ -181,10 +181,8 @@ class WorldRecTask(Task):
             step += 1
 
     def warm_start(self, params: Any) -> Any:
-        """The weights of `config.start_from`, if it names any."""
-        if self.config.start_from is None:
-            return None
-        return WorldRec.from_pretrained(self.config.start_from).params
+        """The weights of `config.init_from`, if it names any."""
+        return initial_weights(self.config.init_from, "worldrec", params)
 
     def evaluate(self, params: Any) -> dict[str, float]:
         """PSNR and SSIM on held-out clips: context of every 4th instant, the next one as target."""
