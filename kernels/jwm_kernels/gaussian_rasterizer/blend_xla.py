@@ -22,19 +22,23 @@ finished pixels; a group stops when all of its pixels have.
 """
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jwm_kernels.gaussian_rasterizer.constants import ALPHA_MIN, TRANSMITTANCE_MIN
+from jwm_kernels.gaussian_rasterizer.gaussian_terms import geometry_terms, log_alpha
+from jwm_kernels.gaussian_rasterizer.table import (
+    GEOMETRY,
+    LOG_OPACITY,
+    UNLISTED,
+    feature_count,
+    local_centres,
+)
 
 GROUP_PIXELS = 65_536
 """Pixels that advance together."""
 
 UNROLL = 4
 """Splats per loop step; 8 is up to a tenth faster and compiles twice as long."""
-
-GEOMETRY = 6
-"""Columns of the table before the features: mean x, mean y, A, s, C, ln o."""
 
 _FEW_FEATURES = 8
 
@@ -43,7 +47,7 @@ def forward(table, rows, starts, counts, spec, *, group_pixels=GROUP_PIXELS, unr
     """Blends every tile.
 
     Args:
-      table: [R, 6 + D] one row per splat and image, see `GEOMETRY`; [R, 6 + D + 2] with
+      table: [R, 6 + D] one row per splat and image, see `table`; [R, 6 + D + 2] with
         `spec.absgrad`.
       rows: int32 [M] row of each list entry.
       starts: int32 [T] first entry of each tile.
@@ -55,7 +59,7 @@ def forward(table, rows, starts, counts, spec, *, group_pixels=GROUP_PIXELS, unr
     Returns:
       features [T, D, P] and transmittance [T, P], P pixels of a tile row by row.
     """
-    features = _features(table, spec)
+    features = feature_count(table, spec)
     pixels = spec.tile_size**2
     groups = tile_groups(counts, pixels, group_pixels)
     zero = zero_of(table, starts)
@@ -135,25 +139,22 @@ def backward(
       gradient of the shape of `table`; with `spec.absgrad` the last two columns are the sums over
       pixels of |d loss / d mean x| and |d loss / d mean y|.
     """
-    features = _features(table, spec)
+    features = feature_count(table, spec)
     size = spec.tile_size
     pixels = size**2
     groups = tile_groups(counts, pixels, group_pixels)
     zero = zero_of(table, starts)
-    local_x, local_y = _local_centres(size)
-    monomials = jnp.asarray(
-        np.stack(
-            [
-                np.ones(pixels),
-                local_x,
-                local_y,
-                local_x * local_x,
-                local_x * local_y,
-                local_y * local_y,
-            ],
-            1,
-        ),
-        table.dtype,
+    local_x, local_y = local_centres(size, table.dtype)
+    monomials = jnp.stack(
+        [
+            jnp.ones(pixels, table.dtype),
+            local_x,
+            local_y,
+            local_x * local_x,
+            local_x * local_y,
+            local_y * local_y,
+        ],
+        1,
     )
     remaining_all = jnp.sum(out * grad_out, 1) + transmittance * grad_transmittance
 
@@ -232,15 +233,9 @@ def _geometry_gradient(entries, sums, centre_x, centre_y):
 
 def _absolute_gradient(entries, k, dx, v, grad):
     """[W, 2] sums over the pixels of a tile of |d loss / d mean x| and |d loss / d mean y|."""
-    a, slope, c = (entries[:, k, j, None] for j in (2, 3, 4))
-    along_y = 2 * c * v
-    along_x = 2 * a * dx + slope * along_y
-    return jnp.stack([jnp.sum(jnp.abs(grad * along), -1) for along in (along_x, along_y)], -1)
-
-
-def _features(table, spec):
-    """Number of feature columns of a table."""
-    return table.shape[1] - GEOMETRY - 2 * spec.absgrad
+    shape = (entries[:, k, j, None] for j in (2, 3, 4))
+    terms = geometry_terms(grad, dx, v, *shape)[:2]
+    return jnp.stack([jnp.sum(jnp.abs(term), -1) for term in terms], -1)
 
 
 def _values(entries, features):
@@ -250,13 +245,10 @@ def _values(entries, features):
 def splat_alpha(entries, k, x, y):
     """o exp(...) of splat k of each tile at its pixels, before any limit, and dx and v there."""
 
-    def column(j):
-        return entries[:, k, j, None]
-
-    dx = x - column(0)
-    dy = y - column(1)
-    v = dy + column(3) * dx
-    return jnp.exp(column(2) * dx * dx + column(4) * v * v + column(5)), dx, v
+    mean_x, mean_y, *shape = (entries[:, k, j, None] for j in range(GEOMETRY))
+    dx = x - mean_x
+    power, v = log_alpha(dx, y - mean_y, *shape)
+    return jnp.exp(power), dx, v
 
 
 def splat_weight(raw, transmittance, spec):
@@ -277,8 +269,8 @@ def list_entries(table, rows, start, count, step, unroll):
     listed = place[None] < count[:, None]
     row = rows[jnp.minimum(start[:, None] + place[None], rows.shape[0] - 1)]
     entries = table[row]
-    log_opacity = jnp.where(listed, entries[:, :, GEOMETRY - 1], -1e9)
-    return row, entries.at[:, :, GEOMETRY - 1].set(log_opacity), listed
+    log_opacity = jnp.where(listed, entries[:, :, LOG_OPACITY], UNLISTED)
+    return row, entries.at[:, :, LOG_OPACITY].set(log_opacity), listed
 
 
 def tile_groups(counts, pixels, group_pixels):
@@ -303,11 +295,6 @@ def tile_lists(tiles, starts, counts):
     return starts[real], jnp.where(tiles < starts.shape[0], counts[real], 0)
 
 
-def _local_centres(size):
-    index = np.arange(size * size)
-    return index % size + 0.5 - size / 2, index // size + 0.5 - size / 2
-
-
 def _tile_centres(tiles, spec, dtype):
     """Pixel coordinates [W, 1] of the centres of tiles."""
     within = tiles % (spec.tiles_x * spec.tiles_y)
@@ -319,9 +306,9 @@ def _tile_centres(tiles, spec, dtype):
 
 def pixel_centres(tiles, spec, dtype):
     """Pixel coordinates x, y [W, P] of the pixels of tiles."""
-    local_x, local_y = _local_centres(spec.tile_size)
+    local_x, local_y = local_centres(spec.tile_size, dtype)
     x, y = _tile_centres(tiles, spec, dtype)
-    return x + local_x.astype(dtype), y + local_y.astype(dtype)
+    return x + local_x, y + local_y
 
 
 def zero_of(values, integers):

@@ -1,4 +1,4 @@
-"""Columns of the flat table that the Pallas kernels blend, and of its gradient.
+"""Columns of the flat table that backends blend, and of its gradient.
 
     mean x, mean y, A, s, C, ln o | D features | with absgrad: two columns of zeros
 
@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jwm_kernels.gaussian_rasterizer.blend_xla import GEOMETRY
+GEOMETRY = 6
+"""Columns before the features."""
 
 LOG_OPACITY = 5
 """The column ln o."""
@@ -35,10 +36,10 @@ def pad_channels(table, features, most):
     return jnp.pad(table, ((0, 0), (0, -features % group))), group
 
 
-def local_centres(size):
+def local_centres(size, dtype=jnp.float32):
     """x and y [2, P] of the pixel centres of a tile, from its centre, in pixels."""
     index = np.arange(size * size)
-    return jnp.asarray(np.stack([index % size, index // size]) + 0.5 - size / 2, jnp.float32)
+    return jnp.asarray(np.stack([index % size, index // size]) + 0.5 - size / 2, dtype)
 
 
 def result_shape(shape, like, dtype=jnp.float32):
