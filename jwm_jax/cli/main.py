@@ -49,6 +49,7 @@ VERBS = {
     "data check": Verb(
         "data", "CheckOptions", "check", "draw a drive and say what is wrong with it"
     ),
+    "benchmark": Verb("benchmark", "Options", "run", "how fast an operation runs here"),
     "doctor": Verb("doctor", "Options", "run", "what this machine has and what it lacks"),
 }
 

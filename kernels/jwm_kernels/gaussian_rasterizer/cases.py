@@ -21,8 +21,11 @@ CASES: dict[str, Case] = {
     "rig": Case(20_000, 160, 96, cameras=3),
     "small": Case(20_000, 256, 128),
     "big": Case(200_000, 960, 640),
+    "surround": Case(200_000, 960, 640, cameras=6),
+    "huge": Case(1_000_000, 1920, 1080),
 }
-"""`tiny` and `rig` are what the tiny models train on; `small` and `big` are for comparisons."""
+"""`tiny` and `rig` are what the tiny models train on; the others are for comparisons, `huge` on
+accelerators only."""
 
 
 @dataclasses.dataclass(frozen=True)
