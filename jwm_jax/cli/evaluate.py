@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from jwm_jax.cli.options import Common
-from jwm_jax.cli.output import say_next
+from jwm_jax.cli.output import claim, say_next
 from jwm_jax.errors import UsageError
 
 
@@ -47,6 +48,9 @@ class Options(Common):
     """Feed the last frame of every n-th chunk back into the scene; 0 never."""
     json: bool = False
     """Print one JSON object instead of tables."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder for scores.json and, with worldgen, a sheet of pictures of each rung's first street;
+    nothing is written without it."""
 
 
 def run(options: Options) -> None:
@@ -55,8 +59,15 @@ def run(options: Options) -> None:
         raise UsageError(f"--count {options.count}: at least one street is needed.")
     if options.clip is not None and options.what != "worldrec":
         raise UsageError("--clip goes with worldrec; the other protocols need procedural streets.")
+    folder = None if options.out is None else claim(options.out, "evaluate", overwrite=None)
     score = {"codec": _codec, "worldrec": _worldrec, "worldgen": _worldgen}[options.what]
     result = score(options)
+    sheets = result.pop("sheets", {})
+    if folder is not None:
+        path = folder.create()
+        (path / "scores.json").write_text(json.dumps(result, indent=2) + "\n")
+        for name, data in sheets.items():
+            (path / f"{name}.png").write_bytes(data)
     if options.json:
         print(json.dumps(result))
         return
@@ -114,7 +125,7 @@ def _worldgen(options: Options) -> dict:
     world = JointWorldModel(
         WorldRec.from_pretrained(options.rec), WorldGen.from_pretrained(options.gen)
     )
-    tables = {}
+    tables, sheets = {}, {}
     for rung in _rungs(options):
         clips = track(streets_of(rung, options.count), f"worldgen, {rung}", options.count)
         tables[f"PSNR, {rung}, {options.count} streets"] = evaluate_rollouts(
@@ -128,7 +139,39 @@ def _worldgen(options: Options) -> dict:
         tables[f"Flow loss, {rung}, {options.count} streets"] = held_out_flow_loss(
             world.rec, world.gen, clips
         )
-    return {"protocol": PROTOCOL, "tables": tables}
+        if options.out is not None:
+            sheets[rung] = _sheet(world, next(streets_of(rung, 1)), options)
+    return {"protocol": PROTOCOL, "tables": tables, "sheets": sheets}
+
+
+def _sheet(world, clip, options: Options) -> bytes:
+    """A PNG: the truth above each row's future at the protocol's horizons and at its end."""
+    import numpy as np
+
+    from jwm_jax.evaluation.rollouts import HORIZONS, rollout_rows
+    from jwm_jax.export import label_picture
+    from jwm_jax.export.pictures import picture_bytes, to_uint8
+
+    rows = rollout_rows(
+        world,
+        clip,
+        steps=options.steps,
+        seed=options.seed,
+        key_frame_every=options.key_frame_every,
+    )
+    times = (*HORIZONS, (clip.num_frames - 1) / clip.rate)
+    index = [round(t * clip.rate) - 1 for t in times]
+    strips = []
+    for name, frames in {"truth": clip.view(0)[1:], **rows}.items():
+        pictures = to_uint8(frames[index])
+        if name == "truth":
+            pictures = [
+                label_picture(p, f"truth, {t:g} s") for p, t in zip(pictures, times, strict=True)
+            ]
+        else:
+            pictures = [label_picture(pictures[0], name), *pictures[1:]]
+        strips.append(np.concatenate(list(pictures), axis=1))
+    return picture_bytes(np.concatenate(strips), "png")
 
 
 def _print_table(rows: dict[str, dict[str, float]]) -> None:
