@@ -1,16 +1,14 @@
 """Bidirectional pretraining of the `tiny` generator (192 wide, 6 layers) on the procedural streets.
 
-First of two stages; the second, `worldgen_tiny`, starts from its weights. Needs the `tiny` codec
-and the data of `codec_tiny`:
+First of three stages; the second, `worldgen_tiny`, starts from its weights. Needs the `tiny` codec
+and data/streets_easy and data/streets_full (configs/README.md):
 
-    jwm data make --rung easy --clips 400 --views front --out data/streets_easy
-    jwm data make --rung full --clips 400 --views front --out data/streets_full
-    jwm train worldgen_pretrain_tiny --out runs/worldgen_pretrain_tiny
+    jwm train worldgen_pretrain_tiny --devices 2 --out runs/worldgen_pretrain_tiny
 
 The first run encodes the clips into runs/latents (about half a second an example), later ones
-find them there. `--source.videos` takes videos without calibration, for example the real drive
-$JWM_DATA/real_driving_clips/nvidia_sample_av_mv_input_rgb.mp4. Hardware: 2 CPU cores as two
-simulated devices.
+find them there. `--set 'source.videos=["..."]'` takes videos without calibration too, for example
+the real drive $JWM_DATA/real_driving_clips/nvidia_sample_av_mv_input_rgb.mp4. Hardware: 2 CPU cores
+as two simulated devices.
 """
 
 from jwm_jax.distributed.mesh import MeshConfig

@@ -1,10 +1,10 @@
 """Teacher forcing of the `tiny` generator on the procedural streets: the model that sessions run.
 
-Second of two stages. Data, codec and hardware as for `worldgen_pretrain_tiny`, whose weights it
+Second of three stages. Data, codec and hardware as for `worldgen_pretrain_tiny`, whose weights it
 starts from and whose encoded latents it reads:
 
-    jwm train worldgen_pretrain_tiny --out runs/worldgen_pretrain_tiny
-    jwm train worldgen_tiny --out runs/worldgen_tiny
+    jwm train worldgen_pretrain_tiny --devices 2 --out runs/worldgen_pretrain_tiny
+    jwm train worldgen_tiny --devices 2 --out runs/worldgen_tiny
 
 `--set init_from=null` starts from scratch, `--set init_from=DIR` from another model. Evaluation
 rolls held-out clips out on the model's own output with 4-step sampling of the teacher-forced model

@@ -2,7 +2,7 @@
 
 Starts from the weights of `worldrec_easy_tiny`.
 Data: `jwm data make` folders data/streets_easy and data/streets_full (front view, 300 clips each)
-and data/streets_easy_rig, data/streets_full_rig (three views, 60 clips each).
+and data/streets_easy_rig, data/streets_full_rig (three views).
 Hardware and time: about an hour on one CPU core.
 Command: jwm train worldrec_tiny --out runs/worldrec_tiny
 """

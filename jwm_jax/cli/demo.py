@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 
-from jwm_jax.cli.options import Writing
+from jwm_jax.cli.options import Writing, check_steps
 from jwm_jax.cli.output import claim, say_next
 
 STREET = "procedural:full:1000003?frames={frames}&views={views}"
@@ -40,6 +40,7 @@ class Options(Writing):
 
 def run(options: Options) -> None:
     """Run `jwm demo`."""
+    check_steps(options.steps)
     folder = claim(options.out, "demo", overwrite=options.overwrite)
     began = time.perf_counter()
     most = SHORT_FRAMES if options.short else options.frames

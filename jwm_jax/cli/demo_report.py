@@ -52,7 +52,7 @@ def write_report(
             "jwm demo --clip folder:PATH      # or on your own pictures and calibration",
             f"jwm generate {shlex.quote(options.clip)} --seed {options.seed + 1}",
             "jwm evaluate worldgen            # scores with their protocol",
-            "jwm train worldgen_tiny          # train the generator yourself",
+            "jwm train worldrec_easy_tiny --dry-run   # what training it yourself takes",
         ]
     )
     report.write(out / "report.html")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jwm_jax.cli.options import Common
+from jwm_jax.cli.options import Common, check_steps
 from jwm_jax.cli.output import claim, say_next
 from jwm_jax.errors import UsageError
 
@@ -57,6 +57,7 @@ def run(options: Options) -> None:
     """Run `jwm evaluate`."""
     if options.count < 1:
         raise UsageError(f"--count {options.count}: at least one street is needed.")
+    check_steps(options.steps)
     if options.clip is not None and options.what != "worldrec":
         raise UsageError("--clip goes with worldrec; the other protocols need procedural streets.")
     folder = None if options.out is None else claim(options.out, "evaluate", overwrite=None)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jwm_jax.cli.options import ClipSpec, Writing
+from jwm_jax.cli.options import ClipSpec, Writing, check_steps
 from jwm_jax.cli.output import claim, say_next
 from jwm_jax.errors import UsageError
 
@@ -42,8 +42,7 @@ def run(options: Options) -> None:
         UsageError: A number is out of range.
         DataError: The drive is broken or shorter than 9 frames.
     """
-    if options.steps < 1:
-        raise UsageError(f"--steps {options.steps}: expected 1 or more.")
+    check_steps(options.steps)
     folder = claim(options.out, "generate", overwrite=options.overwrite)
     from jwm_jax.data import load_clip
     from jwm_jax.data.checks import trim_frames

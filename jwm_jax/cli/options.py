@@ -6,8 +6,20 @@ from typing import Annotated
 
 import tyro
 
+from jwm_jax.errors import UsageError
+
 ClipSpec = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CLIP")]
 """A drive named on the command line, FORMAT:WHERE."""
+
+
+def check_steps(steps: int) -> None:
+    """Refuse a number of denoising steps below 1, before any work.
+
+    Raises:
+        UsageError: It is below 1.
+    """
+    if steps < 1:
+        raise UsageError(f"--steps {steps}: expected 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,14 @@ are held out. PSNR and SSIM are taken per picture over all pixels and averaged o
 over drives:
 
 - `held out`: the instants that are not context, where the vehicle was;
-- `shift`: the same instants from 2 m left and 2 m right of it, against the street's own picture
-  from there; only where a ray-caster can tell what that is.
+- `shift`: those halfway between two context instants, from 2 m left and 2 m right of it, against
+  the street's own picture from there; only where a ray-caster can tell what that is.
 
 Rows: WorldRec with its own depth, WorldRec with lidar (where there is any), pixel-aligned Gaussians
 on the same backbone, the nearest context frame, and that frame warped by true depth (the target's
-depth, or densified lidar where there is no true one). Nothing but the warp sees true depth.
+depth, or densified lidar where there is no true one). Nothing but the warp sees true depth. Where a
+drive has boxes, the reconstructions are given those of all instants, held-out ones included: they
+are asked how things look, not where they went.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jwm_jax.data.streets import FIRST_TEST_SEED, make_clip, make_street, render_views
+from jwm_jax.errors import DataError
 from jwm_jax.evaluation.images import psnr, ssim
 from jwm_jax.scene import Camera, Clip
 from jwm_jax.worldrec import GivenDepth, LidarDepth, WorldRec
@@ -77,7 +80,7 @@ def held_out_targets(clip: Clip) -> list[Target]:
 
 
 def shifted_targets(clip: Clip) -> list[Target]:
-    """The held-out instants from beside the lane; empty unless the clip is a procedural street."""
+    """Instants halfway between context from beside the lane; none unless the clip is a street."""
     parts = clip.name.split(":")
     if len(parts) != 3 or parts[0] != "procedural":
         return []
@@ -133,12 +136,12 @@ def evaluate_worldrec(
         Row to {"PSNR", "SSIM", and where there are lane shifts "PSNR shift", "SSIM shift"}.
 
     Raises:
-        ValueError: A clip has fewer than two instants, so that none can be held out.
+        DataError: A clip has fewer than two instants, so that none can be held out.
     """
     scores: dict[str, dict[str, list[float]]] = {}
     for clip in clips:
         if clip.num_frames < 2:
-            raise ValueError(
+            raise DataError(
                 f"{clip.name}: expected at least 2 instants, of which every {CONTEXT_EVERY}th is "
                 f"context, got {clip.num_frames}."
             )

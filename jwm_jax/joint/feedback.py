@@ -7,7 +7,7 @@ WorldRec reconstructs the key frame as a clip of one instant. Of its Gaussians t
 - agree with the scene's scale: the key frame's depth is multiplied by the median ratio of the
   scene's depth to its own over pixels both know.
 
-They are marked with confidence 0.5 and take the oldest places of a buffer of fixed size.
+They are marked with confidence 0.5 and written behind the scene's own, into room made before.
 """
 
 from dataclasses import replace
@@ -74,7 +74,7 @@ def extend_scene(
         cameras: Where they were "taken", world frame, one a view.
         world_from_ego: The ego pose at that instant.
         time: Absolute seconds.
-        tracks: Boxes on the absolute clock, or None.
+        tracks: Boxes of the scene's things, in its order, on the absolute clock; or None.
         row: First row of the scene's buffer to write.
 
     Returns:

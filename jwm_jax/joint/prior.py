@@ -4,6 +4,7 @@ A prior is drawn without the sky, so that it is black where the scene says nothi
 its alpha. WorldGen fills those holes from its own last frame and sees the alpha as a mask.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ def render_prior(scene: Scene, camera: Camera, times: Float[Array, "*b"]) -> Pri
         times: Seconds since the scene's start, [*b].
     """
     lens = camera.intrinsics
+    scene = replace(scene, start=0.0)  # it is part of the program, and not used in it
     return _render(scene, camera.world_from_camera, lens.K, times, (lens.height, lens.width))
 
 

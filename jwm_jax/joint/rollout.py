@@ -9,7 +9,7 @@ One chunk is one latent frame: four video frames at the clip's rate.
 import json
 import time as clock
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
@@ -47,7 +47,8 @@ class Rollout:
         prior_alpha: Its validity as bytes [F, V, H, W], or None.
         layout: What the generator was told about boxes and lanes, same shape, or None.
         scene: The scene at the end, key frames included, or None without a prior.
-        metrics: Seconds spent, holes and key frames; everything JSON can hold.
+        metrics: Seconds spent, holes, key frames, and (splat, tile) pairs that did not fit into the
+            rasterizer's capacity ("overflow"); everything JSON can hold.
     """
 
     frames: UInt8[np.ndarray, "f v h w 3"]
@@ -126,7 +127,9 @@ class JointWorldModel:
             seed: Of the noise.
             steps: Denoising steps a chunk.
             use_prior: Whether the scene conditions the generator.
-            tracks: Boxes over the future (absolute clock); the clip's own if None.
+            tracks: Boxes over the future (absolute clock); the clip's own if None. The scene's
+                things follow those of the same id (or place, where there are no ids), and things
+                that are missing are gone.
             scene: An already reconstructed scene to start from, instead of `rec(clip)`.
             key_frame_every: Feed the last frame of every n-th chunk back into the scene; 0 never.
             key_frame_holes: Do so only where at least this share of the prior below the horizon
@@ -142,7 +145,7 @@ class JointWorldModel:
                 f"{CHUNK}."
             )
         clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
-        tracks = clip.tracks if tracks is None else tracks
+        edited, tracks = tracks is not None, clip.tracks if tracks is None else tracks
         rig = clip.rig(clip.num_frames - 1)
         seconds = {"reconstruct": 0.0, "prior": [], "generate": [], "feedback": []}
 
@@ -150,7 +153,13 @@ class JointWorldModel:
         if use_prior and scene is None:
             scene = jax.block_until_ready(self.rec(clip, measured_depth(clip)))
         seconds["reconstruct"] = clock.perf_counter() - start
-        row, added = 0, []
+        things = None
+        if use_prior and scene.tracks is not None and tracks is not None:
+            things = things_of(scene, tracks)
+            if edited:
+                moved = things.on_device(scene.start, scene.tracks.num_tracks)
+                scene = replace(scene, tracks=moved)
+        row, added, overflow = 0, [], 0
         if use_prior and key_frame_every:
             row = scene.gaussians.capacity
             per_key_frame = self.rec.config.capacity(clip.num_views, *clip.images.shape[2:4])
@@ -172,7 +181,8 @@ class JointWorldModel:
             prior = alpha = None
             if use_prior:
                 start = clock.perf_counter()
-                prior, alpha = _prior(scene, cameras, times)
+                prior, alpha, left_out = _prior(scene, cameras, times)
+                overflow += left_out
                 seconds["prior"].append(clock.perf_counter() - start)
                 parts["prior"].append(prior)
                 parts["alpha"].append(alpha)
@@ -201,7 +211,7 @@ class JointWorldModel:
                     last,
                     np.asarray(trajectory.world_from_ego[index][-1], np.float64),
                     float(times[-1]),
-                    tracks,
+                    things,
                     row,
                 )
                 row += per_key_frame
@@ -225,6 +235,7 @@ class JointWorldModel:
                 "seconds": seconds,
                 "open_share": [] if alphas is None else (1 - alphas.mean((1, 2, 3))).tolist(),
                 "key_frames": added,
+                "overflow": overflow,
             },
         )
 
@@ -248,11 +259,40 @@ def _layout(cameras, tracks, lane_map, times) -> np.ndarray | None:
     return np.stack([drawn(camera) for camera in cameras])
 
 
-def _prior(scene: Scene, cameras: tuple[Camera, ...], times) -> tuple[np.ndarray, np.ndarray]:
-    """Prior pictures [V, 4, H, W, 3] and their alpha [V, 4, H, W]."""
+def things_of(scene: Scene, tracks: Tracks) -> Tracks:
+    """The tracks of a scene's own things, in the scene's order.
+
+    Args:
+        scene: Reconstructed with tracks.
+        tracks: Host tracks; the scene's things are found by id. Without ids on either side they
+            are taken in their order.
+
+    Returns:
+        One track a thing of the scene; a thing that `tracks` does not have is never there.
+
+    Raises:
+        DataError: Without ids, there are more tracks than the scene has things.
+    """
+    ids = scene.tracks.ids
+    if not ids or not tracks.ids:
+        if tracks.num_tracks > scene.tracks.num_tracks:
+            raise DataError(
+                f"rollout: {tracks.num_tracks} tracks without ids cannot be told apart in a scene "
+                f"of {scene.tracks.num_tracks} things; give them the ids of the clip's tracks."
+            )
+        return tracks
+    place = {name: i for i, name in enumerate(tracks.ids)}
+    known = np.asarray([name in place for name in ids])
+    found = tracks.select(np.asarray([place.get(name, 0) for name in ids]))
+    return replace(found, valid=np.asarray(found.valid) & known[:, None], ids=ids)
+
+
+def _prior(scene: Scene, cameras: tuple[Camera, ...], times) -> tuple[np.ndarray, np.ndarray, int]:
+    """Prior pictures [V, 4, H, W, 3], their alpha [V, 4, H, W], and pairs that did not fit."""
     when = (times - scene.start).astype(np.float32)
     drawn = [render_prior(scene, camera, when) for camera in cameras]
-    return np.stack([p.rgb for p in drawn]), np.stack([p.alpha for p in drawn])
+    left_out = sum(int(p.overflow.sum()) for p in drawn)
+    return np.stack([p.rgb for p in drawn]), np.stack([p.alpha for p in drawn]), left_out
 
 
 def _one(camera: Camera, t: int) -> Camera:

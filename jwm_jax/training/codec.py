@@ -17,7 +17,7 @@ where the noise makes the decoder bear the errors of a generator.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +185,8 @@ class CodecExperiment(ExperimentConfig):
             )
 
     def task(self) -> "CodecTask":
-        """Reads the videos into memory."""
-        training, held_out = read_pools(self)
-        return CodecTask(self, training, held_out)
+        """Builds the task."""
+        return CodecTask(self)
 
 
 def read_pools(config: CodecExperiment) -> tuple[VideoPool, dict[str, list[np.ndarray]]]:
@@ -227,7 +226,9 @@ def read_pools(config: CodecExperiment) -> tuple[VideoPool, dict[str, list[np.nd
     if config.video and path.is_file():
         videos["video"] = read_video(path)
     elif config.video:
-        print(f"no real video: {path} does not exist; training goes on without it.", flush=True)
+        raise DataError(
+            f"video {path} does not exist; leave it out with --set video= or set JWM_DATA."
+        )
     needed = (config.crop_frames, config.crop_height, config.crop_width)
     for group, members in videos.items():
         for video in members:
@@ -245,7 +246,7 @@ def _open(folder: str) -> Any:
     except DataError as error:
         rung = "full" if "full" in folder else "easy"
         raise DataError(
-            f"{error} Make one with: jwm data make --rung {rung} --clips 400 --views front "
+            f"{error} Make one with: jwm data make --rung {rung} --clips 300 --views front "
             f"--out {folder}"
         ) from None
 
@@ -253,16 +254,19 @@ def _open(folder: str) -> Any:
 class CodecTask(Task):
     """The codec as a task of the training loop."""
 
-    def __init__(
-        self,
-        config: CodecExperiment,
-        training: VideoPool,
-        held_out: dict[str, list[np.ndarray]],
-    ) -> None:
-        """Keeps the experiment and its videos, from `read_pools`."""
+    def __init__(self, config: CodecExperiment) -> None:
+        """Keeps the experiment; the videos are read when they are first needed."""
         self.config = config
-        self.training = training
-        self.held_out = held_out
+
+    @cached_property
+    def pools(self) -> tuple[VideoPool, dict[str, list[np.ndarray]]]:
+        """Videos to train on, and held-out ones by group, in memory."""
+        return read_pools(self.config)
+
+    @property
+    def training(self) -> VideoPool:
+        """The videos to train on."""
+        return self.pools[0]
 
     def init(self, key: Any) -> Any:
         """Boxed parameters of `CodecNetwork` with a random base; `warm_start` fits the base."""
@@ -300,7 +304,7 @@ class CodecTask(Task):
         """PSNR of the held-out videos by group, of whole clips and of their first frames."""
         params = jax.device_get(params)
         scores = {}
-        for group, videos in self.held_out.items():
+        for group, videos in self.pools[1].items():
             rows = [clip_psnr(self.config.codec, params, video) for video in videos]
             whole, first = np.mean(rows, axis=0)
             scores[f"psnr_{group}"], scores[f"psnr_{group}_first"] = float(whole), float(first)

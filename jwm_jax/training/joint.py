@@ -34,7 +34,7 @@ class JointExperiment(TeacherForcingExperiment):
     """Teacher forcing with rendered priors.
 
     Attributes:
-        rec: WorldRec that makes the scenes: a shipped name or a model directory.
+        rec: WorldRec that makes the scenes: a shipped size or a model directory.
     """
 
     rec: str = "tiny"

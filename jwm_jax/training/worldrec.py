@@ -4,8 +4,7 @@ An example is a window of a clip: 1 to `max_context` context pictures within `sp
 a single instant), and `targets` pictures at other times, between the context's and up to `beyond`
 seconds outside it. The network reconstructs from the context, the scene is rendered at the targets'
 poses and times, and `jwm_jax.worldrec.losses` compares. In a share of the examples densified lidar
-replaces the network's depth, so that one set of weights serves drives with and without it. With
-`shifted` extra targets, procedural streets also show what a camera beside the lane would see.
+replaces the network's depth, so that one set of weights serves drives with and without it.
 
 Each device reconstructs and renders the scenes of its own rows (`jax.shard_map`); a scene's loss
 never looks at another scene.
@@ -185,7 +184,7 @@ class WorldRecTask(Task):
         return initial_weights(self.config.init_from, "worldrec", params)
 
     def evaluate(self, params: Any) -> dict[str, float]:
-        """PSNR and SSIM on held-out clips: context of every 4th instant, the next one as target."""
+        """Loss, PSNR and SSIM on held-out clips, context and targets drawn as in training."""
         held_out = self._open(held_out=True)
         examples = []
         for source, place in held_out:
@@ -223,14 +222,15 @@ class WorldRecTask(Task):
             if not self.config.datasets:
                 raise UsageError(
                     "datasets is empty: name folders made by `jwm data make`, for example "
-                    "--datasets data/streets_easy."
+                    "--set 'datasets=[\"data/streets_easy\"]'."
                 )
             self._records = []
             for folder in self.config.datasets:
                 path = Path(folder).expanduser()
                 if not path.is_dir():
                     raise DataError(
-                        f"dataset {path} does not exist; make it with `jwm data make --out {path}`."
+                        f"dataset {path} does not exist; configs/README.md has the `jwm data make` "
+                        "commands, and --set datasets=... names other folders."
                     )
                 source = open_records(path, self.config.split)
                 keep = min(self.config.held_out, len(source) - 1)
@@ -273,7 +273,8 @@ def draw_pictures(sampling: Sampling, num_frames: int, num_views: int, record: A
     """
     times = np.asarray(record["times"]).reshape(num_frames, num_views)[:, 0]
     period = float(np.median(np.diff(times))) if num_frames > 1 else 1.0
-    views = np.sort(rng.permutation(num_views)[: rng.integers(1, num_views + 1)])
+    most_views = min(num_views, sampling.max_context)
+    views = np.sort(rng.permutation(num_views)[: rng.integers(1, most_views + 1)])
     most = max(1, sampling.max_context // len(views))
     instants = 1
     if num_frames > 1 and rng.random() >= sampling.instant:

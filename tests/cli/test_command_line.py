@@ -72,6 +72,8 @@ def test_help_of_a_verb_is_light_and_has_an_example(verb):
         (["reconstruct", "kitti:/nowhere"], 3, "/nowhere: no such folder"),
         (["generate", "kitti:/nowhere"], 3, "/nowhere: no such folder"),
         (["generate", "kitti:/nowhere", "--steps", "0"], 2, "--steps 0: expected 1 or more"),
+        (["demo", "--steps", "0"], 2, "--steps 0: expected 1 or more"),
+        (["evaluate", "worldgen", "--steps", "0"], 2, "--steps 0: expected 1 or more"),
         (["generate", "procedural:easy:x"], 2, "procedural:easy:SEED"),
     ],
 )

@@ -1,6 +1,7 @@
 """The joint model: priors show what is known, key frames fill what is not, rollouts repeat."""
 
 import json
+from dataclasses import replace
 
 import flax.linen as nn
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from jwm_jax.errors import DataError
 from jwm_jax.joint import JointWorldModel, extend_scene, render_prior, with_room
+from jwm_jax.joint.rollout import things_of
 from jwm_jax.scene import (
     EGO_FROM_OPENCV,
     Camera,
@@ -186,6 +188,54 @@ def test_layout_is_drawn_from_the_tracks_given(world):
     told = world.rollout(clip(), future(4), steps=1, tracks=tracks)
     assert told.layout.max() > 50
     assert world.rollout(clip(), future(4), steps=1).layout is None
+
+
+def cars(**left):
+    """Standing cars twelve metres ahead, each so many metres to the left."""
+    n = len(left)
+    centers = np.array([[[12.0, y, 0.8]] for y in left.values()]).reshape(n, 1, 3)
+    return Tracks(
+        times=np.array([100.0]),
+        centers=centers,
+        quats=np.tile([1.0, 0, 0, 0], (n, 1, 1)),
+        sizes=np.tile([4.0, 1.8, 1.6], (n, 1)),
+        valid=np.ones((n, 1), bool),
+        category=np.zeros(n, np.int32),
+        ids=tuple(left),
+    )
+
+
+def test_the_scenes_things_follow_the_tracks_given(world):
+    scene = replace(wall(), tracks=cars(red=0.0).on_device(100.0, 4))
+    in_its_box = jnp.asarray(scene.gaussians.means) * 0.1 - jnp.asarray([1.1, 0.4, 0.0])
+    scene = replace(
+        scene,
+        gaussians=replace(
+            scene.gaussians, means=in_its_box, owner=jnp.ones(len(in_its_box), jnp.int32)
+        ),
+    )
+
+    def column(**tracks):
+        rollout = world.rollout(clip(), future(4), steps=1, scene=scene, **tracks)
+        alpha = rollout.prior_alpha[0, 0].astype(float)
+        return (alpha.sum(0) * np.arange(WIDTH)).sum() / max(alpha.sum(), 1.0)
+
+    ahead = column()
+    assert ahead > 0
+    assert column(tracks=cars(other=-3.0, red=0.0)) == ahead
+    assert column(tracks=cars(other=-3.0, red=2.0)) < ahead - 8
+    assert column(tracks=cars(other=0.0)) == 0
+
+
+def test_things_are_found_by_id_and_otherwise_in_order():
+    scene = replace(wall(), tracks=cars(a=1.0, b=2.0).on_device(100.0, 4))
+    found = things_of(scene, cars(b=5.0, c=6.0))
+    assert found.ids == ("a", "b") and np.asarray(found.valid)[:, 0].tolist() == [False, True]
+    assert found.centers[1, 0, 1] == 5.0
+    unnamed = replace(cars(x=1.0, y=2.0, z=3.0), ids=())
+    assert things_of(scene, unnamed) is unnamed
+    with pytest.raises(DataError, match="give them the ids"):
+        things_of(replace(scene, tracks=unnamed.select(np.array([0])).on_device(100.0)), unnamed)
 
 
 def test_a_rollout_is_saved_whole(world, tmp_path):

@@ -43,7 +43,9 @@ def task():
         crop_width=32,
         base_groups=20,
     )
-    return CodecTask(config, make_pool({"streets": videos}, {"streets": 1.0}), {})
+    task = CodecTask(config)
+    task.pools = make_pool({"streets": videos}, {"streets": 1.0}), {}
+    return task
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,7 @@ def test_a_missing_dataset_names_the_command_that_makes_it(tmp_path):
     folder = str(tmp_path / "streets_full")
     config = CodecExperiment(name="x", datasets=(folder,), dataset_shares=(1.0,))
     with pytest.raises(DataError, match=r"streets_full: no .*jwm data make .*full.*--out"):
-        config.task()
+        config.task().training
 
 
 def test_impossible_settings_are_named():
