@@ -2,14 +2,16 @@
 
 Encoding costs far more than a training step's arithmetic can wait for, so a data set is run through
 the codec once: pictures, layout frames, and priors where there are any, with ego motion, style and
-rays. The folder's name is a hash of everything its content depends on; a second run, or the next
-stage of training, finds it and reads it through memory maps.
+rays. The folder's name is a hash of the data sets' descriptions, the videos' sizes, how clips are
+cut, and the codec's weights; a second run, or the next stage of training, finds it and reads it
+through memory maps.
 
 A window of F latent frames that begins inside a clip needs a first latent as a session makes one,
 from a single still frame; those stills are encoded too. Priors are a plug: a function from a clip
 to rendered frames and alphas. Without it the prior is zeros and its mask is zero.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -182,26 +184,38 @@ def open_latents(
         DataError: a data set is missing or broken, or holds no clip long enough.
     """
     folder = Path(root).expanduser() / _identity(source, config, codec)
-    _once(folder, lambda: _encode_all(folder, source, config, codec, say))
+    fill_once(folder, lambda part: _encode_all(part, source, config, codec, say))
     names = [n for n in LatentSet.__dataclass_fields__ if n not in ("prior", "prior_mask")]
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
     shape = arrays["latents"].shape
     if prior is None:
         priors = [np.broadcast_to(np.float16(0), s) for s in (shape, (*shape[:-1], 1))]
     else:
-        part = folder / f"prior-{prior_name}"
-        _once(part, lambda: _encode_priors(part, shape, source, codec, prior, say))
-        priors = [np.load(part / f"{n}.npy", mmap_mode="r") for n in ("prior", "prior_mask")]
+        own = folder / f"prior-{prior_name}"
+        fill_once(own, lambda part: _encode_priors(part, shape, source, codec, prior, say))
+        priors = [np.load(own / f"{n}.npy", mmap_mode="r") for n in ("prior", "prior_mask")]
     return LatentSet(**arrays, prior=priors[0], prior_mask=priors[1])
 
 
-def _once(folder: Path, fill: Callable[[], None]) -> None:
-    """Fills a folder unless an earlier run did so to the end."""
-    if not (folder / "done").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        fill()
-        (folder / "done").touch()
+def fill_once(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fills a folder unless it is there: in a place beside it, renamed at the end.
+
+    Of several processes one does so, and the others wait for it.
+    """
+    if (folder / "done").is_file():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "done").is_file():
+            return
+        part = folder.with_name(f"{folder.name}.part")
+        for leftover in (part, folder):
+            shutil.rmtree(leftover, ignore_errors=True)
+        part.mkdir()
+        fill(part)
+        (part / "done").touch()
+        part.rename(folder)
 
 
 def _identity(source: LatentSource, config: WorldGenConfig, codec: VideoCodec) -> str:
@@ -210,8 +224,9 @@ def _identity(source: LatentSource, config: WorldGenConfig, codec: VideoCodec) -
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(codec.params):
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    files = [Path(name).expanduser() for name in source.datasets]
-    stamps = [_stamp(path) for path in files]
+    stamps = [_stamp(Path(name).expanduser()) for name in source.datasets]
+    videos = [Path(os.path.expandvars(name)).expanduser() for name in source.videos]
+    stamps += [str(path.stat().st_size) if path.is_file() else "absent" for path in videos]
     text = json.dumps(
         [repr(source), repr(config.styles), "none", digest.hexdigest(), stamps], sort_keys=True
     )
@@ -251,7 +266,7 @@ def _encode_all(
             f"no clip of {list(source.datasets)} has {source.frames} frames and {source.views} "
             "view(s), so there is nothing to train on."
         )
-    say(f"encoded {len(rows)} examples in {duration(time.monotonic() - began)}, into {folder}")
+    say(f"encoded {len(rows)} examples in {duration(time.monotonic() - began)}")
     for name in rows[0]:
         np.save(folder / f"{name}.npy", np.stack([row[name] for row in rows]))
 

@@ -111,7 +111,7 @@ def test_a_missing_dataset_names_the_command_that_makes_it(tmp_path):
     folder = str(tmp_path / "streets_full")
     config = CodecExperiment(name="x", datasets=(folder,), dataset_shares=(1.0,))
     with pytest.raises(DataError, match=r"streets_full: no .*jwm data make .*full.*--out"):
-        config.task().training
+        next(config.task().batches(0, slice(0, 1)))
 
 
 def test_impossible_settings_are_named():

@@ -1,6 +1,8 @@
 """The generator's trainings: latent sets, losses that fall, one loop for both stages."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 
 import flax.linen as nn
@@ -16,7 +18,7 @@ from jwm_jax.scene import Clip
 from jwm_jax.scene.cameras import Intrinsics
 from jwm_jax.scene.lane_map import LaneMap
 from jwm_jax.training import joint
-from jwm_jax.training.latents import LatentSource, open_latents
+from jwm_jax.training.latents import LatentSource, fill_once, open_latents
 from jwm_jax.training.loop import fit
 from jwm_jax.training.optimizer import OptimizerConfig
 from jwm_jax.training.pretrain import PretrainExperiment
@@ -109,6 +111,29 @@ def test_clips_are_encoded_once_and_windows_start_from_stills(folder):
     np.testing.assert_allclose(conditions.ego_motion[0, 1:, :, 0], 0.5, atol=1e-5)
     assert conditions.layout_valid.all() and not conditions.prior_mask.any()
     assert conditions.style.tolist() == [[1, 4]]
+
+
+def test_of_two_that_fill_a_folder_one_waits(tmp_path):
+    filled = []
+
+    def fill(part):
+        filled.append(part)
+        time.sleep(0.2)
+        (part / "rows.npy").touch()
+
+    folder = tmp_path / "set"
+    with ThreadPoolExecutor(2) as pool:
+        for job in [pool.submit(fill_once, folder, fill) for _ in range(2)]:
+            job.result()
+    assert len(filled) == 1 and {p.name for p in folder.iterdir()} == {"done", "rows.npy"}
+
+    def fail(part):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fill_once(tmp_path / "other", fail)
+    fill_once(tmp_path / "other", fill)
+    assert (tmp_path / "other" / "rows.npy").is_file()
 
 
 def test_a_mirrored_example_is_the_mirrored_clip(folder):
