@@ -27,8 +27,9 @@ class Options(Writing):
     """FORMAT:WHERE, such as kitti:PATH, nuscenes:PATH, folder:PATH or procedural:easy:0."""
     rec: str = "tiny"
     """WorldRec: a name that comes with the package, or a model directory."""
-    depth: Literal["lidar", "network"] = "lidar"
-    """Where depth comes from: lidar where the drive has it, or the network's own estimate."""
+    depth: Literal["lidar", "given", "network"] = "lidar"
+    """Where depth comes from: lidar where the drive has it, the drive's own depth maps, or the
+    network's estimate."""
     frames: int = 16
     """Most instants to reconstruct from, spread evenly over the drive."""
     video_frames: int = 24
@@ -46,7 +47,7 @@ def run(options: Options) -> None:
     from jwm_jax.scene import tiny_size
 
     clip = load_clip(options.clip)
-    from jwm_jax.worldrec import WorldRec, measured_depth
+    from jwm_jax.worldrec import GivenDepth, WorldRec, measured_depth
 
     rec = WorldRec.from_pretrained(options.rec)
     clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
@@ -59,6 +60,7 @@ def run(options: Options) -> None:
     start = time.perf_counter()
     seen = clip.select(context)
     source = measured_depth(seen) if options.depth == "lidar" else None
+    source = GivenDepth() if options.depth == "given" else source
     scene = jax.block_until_ready(rec(seen, source))
     seconds = time.perf_counter() - start
     count = int(np.asarray(scene.gaussians.mask).sum())

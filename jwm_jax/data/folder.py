@@ -74,6 +74,7 @@ def load_folder(where: str) -> Clip:
         ),
         view_names=tuple(names),
         lidar=_lidar(folder, description, frames, path),
+        depth=_depth(folder, views, images, path),
         tracks=_tracks(description.get("tracks"), new_from_old, path),
         map=_lane_map(description.get("map"), new_from_old, path),
         style=description.get("style"),
@@ -84,7 +85,7 @@ def load_folder(where: str) -> Clip:
 def save_folder_clip(clip: Clip, folder: str | os.PathLike, suffix: str = ".png") -> Path:
     """Write a clip as a plain folder that `load_folder` reads.
 
-    Everything but true depth is kept; images are exact for the suffix ".png".
+    Everything is kept; images are exact for the suffix ".png".
 
     Args:
         clip: What to write.
@@ -108,6 +109,10 @@ def save_folder_clip(clip: Clip, folder: str | os.PathLike, suffix: str = ".png"
         for t, image in enumerate(clip.view(v)):
             options = {} if suffix == ".png" else {"quality": 95, "subsampling": 0}
             Image.fromarray(image).save(folder / name / f"{t:06d}{suffix}", **options)
+        if clip.depth is not None:
+            (folder / "depth" / name).mkdir(parents=True)
+            for t, depth in enumerate(clip.depth[v]):
+                np.save(folder / "depth" / name / f"{t:06d}.npy", depth)
         views.append(
             {
                 "name": name,
@@ -117,6 +122,7 @@ def save_folder_clip(clip: Clip, folder: str | os.PathLike, suffix: str = ".png"
                 "world_from_camera": clip.world_from_camera[:, v].tolist(),
                 "times": clip.times[:, v].tolist(),
             }
+            | ({} if clip.depth is None else {"depth": f"depth/{name}/*.npy"})
         )
     description = {
         "version": FORMAT_VERSION,
@@ -282,15 +288,8 @@ def _times(description: dict, views: list, frames: int, path: Path) -> np.ndarra
 def _lidar(folder: Path, description: dict, frames: int, path: Path):
     if "lidar" not in description:
         return None
-    files = _matching(folder, str(description["lidar"]), path)
-    if len(files) != frames:
-        raise DataError(f"{path}: 'lidar' matches {len(files)} files for {frames} frames.")
     scans = []
-    for file in files:
-        try:
-            scan = np.load(file)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{file}: cannot be read as .npy ({error}).") from None
+    for file, scan in _arrays(folder, str(description["lidar"]), "lidar", frames, path):
         if scan.ndim != 2 or scan.shape[1] not in (3, 4):
             raise DataError(
                 f"{file}: expected [points, 4] (x, y, z, intensity), got {list(scan.shape)}."
@@ -298,6 +297,39 @@ def _lidar(folder: Path, description: dict, frames: int, path: Path):
         padding = np.zeros((len(scan), 4 - scan.shape[1]))
         scans.append(np.concatenate([scan, padding], axis=1).astype(np.float32))
     return tuple(scans)
+
+
+def _depth(folder: Path, views: list, images: tuple, path: Path):
+    """Depth maps of the views that have them, zeros for the others; None if none has."""
+    if not any("depth" in view for view in views):
+        return None
+    maps = []
+    for view, pictures in zip(views, images, strict=True):
+        of_view = np.zeros(pictures.shape[:3], np.float32)
+        if "depth" in view:
+            name = f"depth of view {view['name']!r}"
+            found = _arrays(folder, str(view["depth"]), name, len(pictures), path)
+            for t, (file, depth) in enumerate(found):
+                if depth.shape != pictures.shape[1:3] or depth.dtype.kind not in "fiu":
+                    raise DataError(
+                        f"{file}: expected {list(pictures.shape[1:3])} numbers, metres along z, "
+                        f"got {list(depth.shape)} of {depth.dtype}."
+                    )
+                of_view[t] = np.where(np.isfinite(depth) & (depth > 0), depth, 0.0)
+        maps.append(of_view)
+    return tuple(maps)
+
+
+def _arrays(folder: Path, pattern: str, name: str, frames: int, path: Path):
+    """(file, array) of the .npy files of a pattern, one a frame."""
+    files = _matching(folder, pattern, path)
+    if len(files) != frames:
+        raise DataError(f"{path}: {name} matches {len(files)} files for {frames} frames.")
+    for file in files:
+        try:
+            yield file, np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{file}: cannot be read as .npy ({error}).") from None
 
 
 def _tracks(entry: dict | None, new_from_old: np.ndarray, path: Path) -> Tracks | None:

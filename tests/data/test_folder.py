@@ -1,6 +1,7 @@
 """The plain folder: everything written comes back, and mistakes in cameras.json are explained."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,6 +38,25 @@ def test_round_trip(folder):
     for name in ("times", "centers", "quats", "sizes", "valid", "category"):
         np.testing.assert_allclose(getattr(read.tracks, name), getattr(wrote.tracks, name))
     np.testing.assert_array_equal(read.lidar[3], wrote.lidar[3])
+
+
+def test_depth_maps_come_back_and_missing_ones_are_zero(tmp_path):
+    clip = plain_clip()
+    maps = tuple(np.full(clip.view(v).shape[:3], 3.0 + v, np.float32) for v in range(2))
+    folder = save_folder_clip(replace(clip, depth=maps), tmp_path / "drive")
+    np.testing.assert_array_equal(load_folder(str(folder)).depth[1], maps[1])
+    edit(folder, drop("depth", 0))
+    broken = maps[1][2].copy()
+    broken[0, :3] = np.nan, -1.0, np.inf
+    np.save(folder / "depth" / "view1" / "000002.npy", broken)
+    depth = load_folder(str(folder)).depth
+    assert not depth[0].any() and depth[1][2, 0, :4].tolist() == [0.0, 0.0, 0.0, 4.0]
+    np.save(folder / "depth" / "view1" / "000002.npy", broken[1:])
+    with pytest.raises(DataError, match=r"000002.npy: expected .* metres along z"):
+        load_folder(str(folder))
+    (folder / "depth" / "view1" / "000002.npy").unlink()
+    with pytest.raises(DataError, match="depth of view 'view1' matches 4 files for 5 frames"):
+        load_folder(str(folder))
 
 
 def test_nothing_is_written_over(folder):
