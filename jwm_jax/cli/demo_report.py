@@ -79,6 +79,7 @@ def _summary(options, clip: Clip, seen: Seen, future: Future, seconds: dict) -> 
             "psnr_held_out": round(float(held.mean()), 2),
             "psnr_lane_shift": shifted,
             "seconds": round(seen.seconds, 3),
+            "left_out": seen.left_out,
         },
         "future": {
             "steps": options.steps,
@@ -132,6 +133,7 @@ def _report(options, clip: Clip, seen: Seen, future: Future, summary: dict) -> R
             ),
         ]
     )
+    report.warnings(seen.left_out)
     _reconstruction(report, clip, seen, rate)
     _future(report, future, rate)
     return report

@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import numpy as np
 
+from jwm_jax.cli.output import left_out
 from jwm_jax.evaluation.images import psnr
 from jwm_jax.evaluation.rollouts import future_of, warped
 from jwm_jax.joint import JointWorldModel, Rollout
@@ -33,6 +34,7 @@ class Seen:
         psnr: dB of each rendered frame.
         held_out: Which frames WorldRec did not see.
         seconds: Of the reconstruction, the second time it ran.
+        left_out: Sentences about what limits of size left out.
     """
 
     scene: Scene
@@ -45,6 +47,7 @@ class Seen:
     psnr: np.ndarray
     held_out: np.ndarray
     seconds: float
+    left_out: list[str]
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,14 @@ def show_reconstruction(rec: WorldRec, clip: Clip, front: int, spec: str) -> See
     lens = clip.cameras[front]
     poses = clip.world_from_camera[:, front]
     times = (clip.times[:, front] - scene.start).astype(np.float32)
-    draw = partial(_video, scene, lens)
+    overflow = 0
+
+    def draw(poses, times):
+        nonlocal overflow
+        rgb, depth, missing = _video(scene, lens, poses, times)
+        overflow += missing
+        return rgb, depth
+
     rendered, depth = draw(poses, times)
     shifted, shifted_truth = {}, {}
     for left in LANE_SHIFTS:
@@ -113,6 +123,9 @@ def show_reconstruction(rec: WorldRec, clip: Clip, front: int, spec: str) -> See
         psnr=quality,
         held_out=np.arange(clip.num_frames) % CONTEXT_EVERY != 0,
         seconds=seconds,
+        left_out=left_out(
+            0 if clip.tracks is None else clip.tracks.num_tracks, rec.config.max_tracks, overflow
+        ),
     )
 
 
@@ -161,10 +174,12 @@ def street_pictures(spec: str, lens: Intrinsics, poses, times) -> np.ndarray | N
     return render_views(street, cameras, np.asarray(times)).rgb / np.float32(255)
 
 
-def _video(scene: Scene, lens: Intrinsics, poses, times) -> tuple[np.ndarray, np.ndarray]:
+def _video(scene: Scene, lens: Intrinsics, poses, times) -> tuple[np.ndarray, np.ndarray, int]:
+    """Pictures, depth, and the (splat, tile) pairs that did not fit."""
     camera = Camera(_repeated(lens, len(poses)), np.asarray(poses))
     picture = _draw(scene, camera.K, camera.world_from_camera, times, (lens.height, lens.width))
-    return np.clip(np.asarray(picture.rgb), 0.0, 1.0), np.asarray(picture.depth)
+    rgb, depth = np.clip(np.asarray(picture.rgb), 0.0, 1.0), np.asarray(picture.depth)
+    return rgb, depth, int(picture.overflow.sum())
 
 
 @partial(jax.jit, static_argnums=4)

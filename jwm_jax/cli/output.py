@@ -90,6 +90,28 @@ def _next_numbered(root: Path, verb: str) -> Path:
             number += 1
 
 
+def left_out(things: int, most_things: int, overflow: int) -> list[str]:
+    """Sentences about what limits of size left out of a scene; none if nothing was.
+
+    Args:
+        things: Tracks of the drive.
+        most_things: Tracks that the model follows.
+        overflow: (splat, tile) pairs that did not fit into the rasterizer's capacity.
+    """
+    sentences = []
+    if things > most_things:
+        sentences.append(
+            f"Of {things} boxes only the {most_things} nearest move; the others are part of the "
+            "static scene."
+        )
+    if overflow:
+        sentences.append(
+            f"{overflow} pairs of Gaussian and tile did not fit; the farthest Gaussians are "
+            "missing in some pictures."
+        )
+    return sentences
+
+
 def say_next(*commands: str | Sequence[str | Path]) -> None:
     """Print the commands a user may want to try after this one.
 

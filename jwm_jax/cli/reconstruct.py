@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jwm_jax.cli.options import ClipSpec, Writing
-from jwm_jax.cli.output import claim, say_next
+from jwm_jax.cli.output import claim, left_out, say_next
 
 LANE_SHIFT = 2.0
 """Metres to either side of where the drive was."""
@@ -66,7 +66,11 @@ def run(options: Options) -> None:
     count = int(np.asarray(scene.gaussians.mask).sum())
     print(f"{count} Gaussians in {seconds:.1f} s, compilation included", flush=True)
 
-    videos = _render_all(scene, clip, _spread(clip.num_frames, options.video_frames))
+    videos, overflow = _render_all(scene, clip, _spread(clip.num_frames, options.video_frames))
+    things = 0 if clip.tracks is None else clip.tracks.num_tracks
+    missing = left_out(things, rec.config.max_tracks, overflow)
+    for sentence in missing:
+        print(sentence)
     out = folder.create()
     scene.save_ply(out / "scene.ply")
     scene.save(out / "scene.npz")
@@ -77,6 +81,7 @@ def run(options: Options) -> None:
         "views": list(clip.view_names),
         "gaussians": count,
         "reconstruct_seconds": round(seconds, 2),
+        "left_out": missing,
         "files": ["scene.ply", "scene.npz", *written],
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -92,8 +97,8 @@ def _spread(have: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, have - 1, min(have, max(most, 1))).round().astype(int)).tolist()
 
 
-def _render_all(scene, clip, frames) -> dict:
-    """Videos [F, h, w, 3] in [0, 1] by name; several views as a mosaic."""
+def _render_all(scene, clip, frames) -> tuple[dict, int]:
+    """Videos [F, h, w, 3] in [0, 1] by name, several views as a mosaic, and what did not fit."""
     import jax
     import numpy as np
 
@@ -101,9 +106,11 @@ def _render_all(scene, clip, frames) -> dict:
     from jwm_jax.export import rig_mosaic
     from jwm_jax.scene import Camera
 
-    draw = jax.jit(lambda scene, camera, time: scene.render(camera, time).rgb)
+    draw = jax.jit(lambda scene, camera, time: scene.render(camera, time))
+    overflow = 0
 
     def picture(t, still, shift):
+        nonlocal overflow
         pose = frames[0] if still else t
         views = []
         for v in range(clip.num_views):
@@ -111,7 +118,9 @@ def _render_all(scene, clip, frames) -> dict:
             moved = np.array(camera.world_from_camera, np.float32)
             moved[:3, 3] += shift * clip.world_from_ego[pose, :3, 1].astype(np.float32)
             time_now = np.float32(clip.times[t, v] - scene.start)
-            views.append(np.asarray(draw(scene, Camera(camera.intrinsics, moved), time_now)))
+            drawn = draw(scene, Camera(camera.intrinsics, moved), time_now)
+            overflow += int(drawn.overflow)
+            views.append(np.asarray(drawn.rgb))
         return rig_mosaic(views, clip.view_names)
 
     plans = {
@@ -127,7 +136,7 @@ def _render_all(scene, clip, frames) -> dict:
     videos = {name: np.stack(pictures) for name, pictures in videos.items()}
     recorded = [[clip.view(v)[t] for v in range(clip.num_views)] for t in frames]
     videos["recorded"] = np.stack([rig_mosaic(views, clip.view_names) for views in recorded])
-    return videos
+    return videos, overflow
 
 
 def _write_pictures(out, videos: dict, rate: float) -> list[str]:

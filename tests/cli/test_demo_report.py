@@ -9,6 +9,7 @@ import pytest
 from jwm_jax.cli.demo import Options, front_view
 from jwm_jax.cli.demo_report import write_report
 from jwm_jax.cli.demo_work import Future, Seen, street_pictures
+from jwm_jax.cli.output import left_out
 from jwm_jax.joint import Rollout
 from jwm_jax.scene import EGO_FROM_OPENCV, Clip, Intrinsics, Scene, make_gaussians
 
@@ -50,6 +51,7 @@ def seen():
         psnr=np.full(FRAMES, 21.5),
         held_out=np.arange(FRAMES) % 4 != 0,
         seconds=0.5,
+        left_out=left_out(30, 24, 17),
     )
 
 
@@ -99,6 +101,13 @@ def test_the_report_needs_nothing_from_outside_and_escapes(written):
     assert "http://" not in page and "https://" not in page and 'src="//' not in page
     assert "<script" not in page and "&lt;script&gt;" in page
     assert page.count("<video") + page.count("image/webp") >= 8
+
+
+def test_what_was_left_out_is_said(written):
+    text = (written[0] / "report.html").read_text()
+    assert "Of 30 boxes only the 24 nearest move" in text
+    assert "17 pairs of Gaussian and tile did not fit" in text
+    assert left_out(24, 24, 0) == []
 
 
 def test_the_summary_says_what_was_measured(written):

@@ -111,18 +111,22 @@ def test_reconstruct_writes_scene_and_views(frames, suffix, tmp_path, monkeypatc
     drive = write_drive(tmp_path / "drive", frames)
     seen = []
 
-    def reconstruct(clip, depth_source):
-        assert depth_source is None, "a plain folder has no lidar"
-        seen.append(clip.num_frames)
-        return a_scene()
+    class Model:
+        config = SimpleNamespace(max_tracks=24)
 
-    models = SimpleNamespace(from_pretrained=lambda name: reconstruct)
+        def __call__(self, clip, depth_source):
+            assert depth_source is None, "a plain folder has no lidar"
+            seen.append(clip.num_frames)
+            return a_scene()
+
+    models = SimpleNamespace(from_pretrained=lambda name: Model())
     monkeypatch.setattr(jwm_jax.worldrec, "WorldRec", models)
     out = tmp_path / "out"
     words = ["--frames", "2", "--video-frames", "2"]
     assert main(["reconstruct", f"folder:{drive}", "--out", str(out), *words]) == 0
     assert seen == [min(frames, 2)]
     summary = json.loads((out / "summary.json").read_text())
+    assert summary["left_out"] == []
     assert summary["gaussians"] == 32 and summary["views"] == ["front"]
     expected = {"scene.ply", "scene.npz", "views.png", f"left_2_m.{suffix}"}
     assert expected <= set(summary["files"]) == {p.name for p in out.iterdir()} - {"summary.json"}
