@@ -6,9 +6,8 @@ and data/streets_easy and data/streets_full (configs/README.md):
     jwm train worldgen_pretrain_tiny --devices 2 --out runs/worldgen_pretrain_tiny
 
 The first run encodes the clips into runs/latents (about half a second an example), later ones
-find them there. `--set 'source.videos=["..."]'` takes videos without calibration too, for example
-the real drive $JWM_DATA/real_driving_clips/nvidia_sample_av_mv_input_rgb.mp4. Hardware: 2 CPU cores
-as two simulated devices.
+find them there. A real drive without calibration is part of the data, as for the codec;
+`--set source.videos=[]` does without. Hardware: 2 CPU cores as two simulated devices.
 """
 
 from jwm_jax.distributed.mesh import MeshConfig
@@ -34,7 +33,10 @@ def config() -> PretrainExperiment:
             ema_decay=0.995,
         ),
         model=SIZES["tiny"],
-        source=LatentSource(datasets=("data/streets_easy", "data/streets_full")),
+        source=LatentSource(
+            datasets=("data/streets_easy", "data/streets_full"),
+            videos=("$JWM_DATA/real_driving_clips/nvidia_sample_av_mv_input_rgb.mp4",),
+        ),
         log_every=20,
         eval_every=500,
         checkpoint_minutes=4.0,

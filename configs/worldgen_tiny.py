@@ -34,7 +34,10 @@ def config() -> TeacherForcingExperiment:
             ema_decay=0.998,
         ),
         model=SIZES["tiny"],
-        source=LatentSource(datasets=("data/streets_easy", "data/streets_full")),
+        source=LatentSource(
+            datasets=("data/streets_easy", "data/streets_full"),
+            videos=("$JWM_DATA/real_driving_clips/nvidia_sample_av_mv_input_rgb.mp4",),
+        ),
         init_from="runs/worldgen_pretrain_tiny/model",
         log_every=20,
         eval_every=500,

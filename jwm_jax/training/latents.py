@@ -388,7 +388,8 @@ def _videos(source: LatentSource) -> Iterator[np.ndarray]:
         path = Path(os.path.expandvars(name)).expanduser()
         if not path.is_file():
             raise DataError(
-                f"video {path} does not exist; leave it out of `videos` or set JWM_DATA."
+                f"video {path} does not exist; leave it out with --set source.videos=[] or set "
+                "JWM_DATA."
             )
         frames = []
         with av.open(str(path)) as container:
