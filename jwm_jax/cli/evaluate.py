@@ -68,7 +68,7 @@ def run(options: Options) -> None:
         path = folder.create()
         (path / "scores.json").write_text(json.dumps(result, indent=2) + "\n")
         for name, data in sheets.items():
-            (path / f"{name}.png").write_bytes(data)
+            (path / f"{name}.jpg").write_bytes(data)
     if options.json:
         print(json.dumps(result))
         return
@@ -146,7 +146,7 @@ def _worldgen(options: Options) -> dict:
 
 
 def _sheet(world, clip, options: Options) -> bytes:
-    """A PNG: the truth above each row's future at the protocol's horizons and at its end."""
+    """A JPEG: the truth above each row's future at the protocol's horizons and at its end."""
     import numpy as np
 
     from jwm_jax.evaluation.rollouts import HORIZONS, rollout_rows
@@ -172,7 +172,7 @@ def _sheet(world, clip, options: Options) -> bytes:
         else:
             pictures = [label_picture(pictures[0], name), *pictures[1:]]
         strips.append(np.concatenate(list(pictures), axis=1))
-    return picture_bytes(np.concatenate(strips), "png")
+    return picture_bytes(np.concatenate(strips), quality=92)
 
 
 def _print_table(rows: dict[str, dict[str, float]]) -> None:

@@ -83,6 +83,6 @@ def test_scores_and_pictures_are_kept_where_asked(monkeypatch, tmp_path, capsys)
     assert main(words) == 0
     text = capsys.readouterr().out
     assert "PSNR, easy, 1 streets (streets-rollout-v1)" in text and "0.500" in text
-    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["easy.png", "scores.json"]
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["easy.jpg", "scores.json"]
     assert main(words) == 2
     assert "not empty" in capsys.readouterr().err
