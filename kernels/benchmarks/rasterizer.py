@@ -10,9 +10,6 @@ is the same command.
 import argparse
 import itertools
 import json
-import os
-
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 from jwm_kernels.gaussian_rasterizer.benchmark import benchmark
 from jwm_kernels.gaussian_rasterizer.cases import CASES

@@ -11,6 +11,7 @@ A stage's bytes are those of its inputs and outputs; its arithmetic is that of `
 """
 
 import importlib.util
+import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -54,6 +55,8 @@ def benchmark(
       for each stage its shapes, device, median_ms, p10_ms, p90_ms, compile_s, and a ratio to the
       floor; last gsplat's times where CUDA and gsplat are there.
     """
+    # JAX would otherwise take most of a GPU's memory and leave gsplat none.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     tile_size = default_tile_size() if tile_size is None else tile_size
     splats = make_splats(CASES[case], channels=channels)
     device = jax.devices()[0]
