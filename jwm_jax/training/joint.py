@@ -7,6 +7,7 @@ same weights generate without one.
 """
 
 import hashlib
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jwm_jax.errors import UsageError
 from jwm_jax.joint.prior import render_prior
 from jwm_jax.scene import Camera, Clip, Intrinsics
 from jwm_jax.training.latents import LatentSet, LatentSource, encode_clip, encode_prior
@@ -28,6 +30,8 @@ from jwm_jax.worldgen import WorldGen
 from jwm_jax.worldgen.conditions import drop_conditions
 from jwm_jax.worldrec import DepthSource, WorldRec, measured_depth
 
+DEPTHS = ("network", "measured", "mixed")
+
 
 @dataclass(frozen=True, kw_only=True)
 class JointExperiment(TeacherForcingExperiment):
@@ -35,9 +39,18 @@ class JointExperiment(TeacherForcingExperiment):
 
     Attributes:
         rec: WorldRec that makes the scenes: a shipped size or a model directory.
+        depth: where its depth comes from: ``network``, ``measured`` (lidar, for clips that have
+            it) or ``mixed``, which is measured for every second example, so that the generator
+            learns the mistakes of both.
     """
 
     rec: str = "tiny"
+    depth: str = "mixed"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.depth not in DEPTHS:
+            raise UsageError(f"depth must be one of {', '.join(DEPTHS)}, got {self.depth!r}.")
 
     def task(self) -> "JointTask":
         """Builds the task."""
@@ -54,11 +67,11 @@ class JointTask(TeacherForcingTask):
 
     @cached_property
     def prior_name(self) -> str:
-        """Names the priors by the weights they come from."""
+        """Names the priors by the weights and the depth they come from."""
         digest = hashlib.sha256()
         for leaf in jax.tree.leaves(self.rec.params):
             digest.update(np.ascontiguousarray(leaf).tobytes())
-        return f"first-instant-{digest.hexdigest()[:12]}"
+        return f"first-instant-{self.config.depth}-{digest.hexdigest()[:12]}"
 
     def prior(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
         """The scene of a clip's first instant at all of the clip's poses.
@@ -66,7 +79,10 @@ class JointTask(TeacherForcingTask):
         Args:
             clip: T frames of V views of one size.
         """
-        return first_instant_prior(self.rec, clip)
+        chosen = self.config.depth
+        coin = zlib.crc32(f"{clip.name} {clip.times[0, 0]:.3f} {clip.view_names[0]}".encode()) % 2
+        measured = chosen == "measured" or (chosen == "mixed" and coin == 1)
+        return first_instant_prior(self.rec, clip, measured_depth(clip) if measured else None)
 
 
 def first_instant_prior(

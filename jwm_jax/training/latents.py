@@ -284,7 +284,7 @@ def _encode_priors(
     latents = np.zeros(shape, np.float16)
     masks = np.zeros((*shape[:-1], 1), np.float16)
     count = 0
-    for clip, _ in _clips(source):
+    for clip, _ in _clips(source, lidar=True):
         for example in _cut(clip, source):
             pictures = np.stack([example.view(v) for v in range(example.num_views)])
             rendered, alpha = prior(example)
@@ -299,7 +299,7 @@ def _encode_priors(
     np.save(folder / "prior_mask.npy", masks)
 
 
-def _clips(source: LatentSource) -> Iterator[tuple[Clip, bool]]:
+def _clips(source: LatentSource, lidar: bool = False) -> Iterator[tuple[Clip, bool]]:
     from jwm_jax.data.records import decode_clip
     from jwm_jax.data.tfds_clips import open_records, splits_of
 
@@ -308,7 +308,7 @@ def _clips(source: LatentSource) -> Iterator[tuple[Clip, bool]]:
         records = open_records(folder, split)
         count = min(len(records), source.limit or len(records))
         for index in range(count):
-            clip = decode_clip(records[index], depth=False, lidar=False)
+            clip = decode_clip(records[index], depth=False, lidar=lidar)
             yield clip, index >= count - source.held_out
 
 

@@ -103,7 +103,7 @@ def render(
     """
     street_from_camera = invert_transform(street.world_from_street) @ world_from_camera
     count = len(times)
-    picture = render_world(
+    return render_world(
         street.world,
         np.broadcast_to(K, (count, 3, 3)).astype(np.float32),
         street_from_camera.astype(np.float32),
@@ -111,7 +111,6 @@ def render(
         width=width,
         height=height,
     )
-    return Picture(*(np.asarray(x) for x in picture))
 
 
 def render_views(
@@ -158,7 +157,6 @@ def scan_lidar(
         beams=beams,
         azimuths=azimuths,
     )
-    unit, distance, strength = np.asarray(unit), np.asarray(distance), np.asarray(strength)
     points = unit * distance[..., None] + np.asarray(LIDAR_MOUNT, np.float32)
     spins = np.concatenate([points, strength[..., None]], -1).astype(np.float32)
     return tuple(spin[r > 0] for spin, r in zip(spins, distance, strict=True))

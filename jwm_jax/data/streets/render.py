@@ -5,6 +5,7 @@ class and instance are the centre ray's, exactly. The picture is traced in squar
 sees only the solids in its own cone.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -33,6 +34,10 @@ LIDAR_RANGE = 80.0
 """Metres."""
 
 LIDAR_CHUNK = 512
+"""Beams that are traced together."""
+
+TILES_A_CALL, BEAM_CHUNKS_A_CALL = 16, 8
+"""Tiles and chunks of one call of a compiled program."""
 
 
 class World(NamedTuple):
@@ -66,52 +71,59 @@ def _rotate(rotation, camera):
     return jnp.stack([sum(rotation[i, j] * camera[j] for j in range(3)) for i in range(3)], axis=-1)
 
 
-def _picture(world: World, K, street_from_camera, time, width: int, height: int) -> Picture:
-    shapes = place(world.road, world.actors, world.solids, world.ellipsoids, time)
-    rows, columns = -(-height // TILE), -(-width // TILE)
-    rotation, origin = street_from_camera[:3, :3], street_from_camera[:3, 3]
+@jax.jit
+def _trace_tiles(world: World, K, street_from_camera, times, corners) -> Picture:
+    """Tiles of pictures, one after the other: rgb [n, TILE, TILE, 3], the others [n, TILE, TILE].
+
+    Every item has a camera, a time, and the column and row of its first pixel.
+    """
     offsets = jnp.asarray(SAMPLES)
     local_v, local_u = jnp.meshgrid(jnp.arange(TILE), jnp.arange(TILE), indexing="ij")
 
-    def tile(index):
-        row, column = index // columns, index % columns
-        u = (column * TILE + local_u + offsets[:, 0, None, None]).reshape(-1)
-        v = (row * TILE + local_v + offsets[:, 1, None, None]).reshape(-1)
+    def tile(item):
+        K, street_from_camera, time, corner = item
+        shapes = place(world.road, world.actors, world.solids, world.ellipsoids, time)
+        rotation, origin = street_from_camera[:3, :3], street_from_camera[:3, 3]
+        u = (corner[0] + local_u + offsets[:, 0, None, None]).reshape(-1)
+        v = (corner[1] + local_v + offsets[:, 1, None, None]).reshape(-1)
         x, y = (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
         directions = _rotate(rotation, (x, y, jnp.ones_like(x)))
         hits = nearest_hits(shapes, origin, directions)
         seen = shade(shapes, world.look, origin, directions, hits, 0.7 / K[0, 0])
         n = TILE * TILE
         rgb = seen.colors.reshape(len(SAMPLES), n, 3).mean(0)
-        depth = jnp.where(hits.distance[:n] >= FAR, 0.0, hits.distance[:n])
-        return Picture(
+        picture = Picture(
             jnp.round(rgb * 255.0).astype(jnp.uint8),
-            depth,
+            jnp.where(hits.distance[:n] >= FAR, 0.0, hits.distance[:n]),
             seen.classes[:n].astype(jnp.uint8),
             seen.instances[:n].astype(jnp.uint8),
         )
+        return jax.tree.map(lambda x: x.reshape(TILE, TILE, *x.shape[1:]), picture)
 
-    tiles = jax.lax.map(tile, jnp.arange(rows * columns))
-
-    def assemble(x):
-        x = x.reshape(rows, columns, TILE, TILE, *x.shape[2:])
-        x = jnp.swapaxes(x, 1, 2).reshape(rows * TILE, columns * TILE, *x.shape[4:])
-        return x[:height, :width]
-
-    return jax.tree.map(assemble, tiles)
+    return jax.lax.map(tile, (K, street_from_camera, times, corners))
 
 
-@partial(jax.jit, static_argnames=("width", "height"))
+def _in_calls(function: Callable, items: tuple[np.ndarray, ...], count: int):
+    """`function` over the leading axis of some arrays, `count` rows a call: host arrays.
+
+    The last call repeats the last row, so that one compiled program serves any number of rows.
+    """
+    total = len(items[0])
+    rows = np.minimum(np.arange(-(-total // count) * count), total - 1).reshape(-1, count)
+    parts = [jax.device_get(function(*(item[row] for item in items))) for row in rows]
+    return jax.tree.map(lambda *x: np.concatenate(x)[:total], *parts)
+
+
 def render_world(
     world: World,
-    K: Float[Array, "n 3 3"],
-    street_from_camera: Float[Array, "n 4 4"],
-    times: Float[Array, "n"],
+    K: Float[np.ndarray, "n 3 3"],
+    street_from_camera: Float[np.ndarray, "n 4 4"],
+    times: Float[np.ndarray, "n"],
     *,
     width: int,
     height: int,
 ) -> Picture:
-    """Pictures of n cameras, each at its own time, one after the other in one compiled loop.
+    """Pictures of n cameras, each at its own time; one compiled program for all sizes.
 
     Args:
       world: from `Street.world`.
@@ -120,49 +132,64 @@ def render_world(
       times: seconds since the clip's start.
       width: columns.
       height: rows.
+
+    Returns:
+      Host arrays.
     """
-    return jax.lax.map(lambda c: _picture(world, *c, width, height), (K, street_from_camera, times))
+    count, rows, columns = len(times), -(-height // TILE), -(-width // TILE)
+    camera, row, column = np.indices((count, rows, columns)).reshape(3, -1)
+    corners = (np.stack([column, row], -1) * TILE).astype(np.float32)
+    items = (K[camera], street_from_camera[camera], times[camera], corners)
+    tiles = _in_calls(partial(_trace_tiles, world), items, TILES_A_CALL)
+
+    def assemble(x):
+        x = x.reshape(count, rows, columns, TILE, TILE, *x.shape[3:])
+        x = np.swapaxes(x, 2, 3).reshape(count, rows * TILE, columns * TILE, *x.shape[5:])
+        return np.ascontiguousarray(x[:, :height, :width])
+
+    return jax.tree.map(assemble, tiles)
 
 
-@partial(jax.jit, static_argnames=("beams", "azimuths"))
+@jax.jit
+def _trace_beams(world: World, street_from_lidar, times, directions):
+    """Ranges and intensities [n, m] of m beams an item, whose directions are in the lidar frame."""
+
+    def chunk(item):
+        pose, time, local = item
+        shapes = place(world.road, world.actors, world.solids, world.ellipsoids, time)
+        origin = pose[:3, 3]
+        directions = _rotate(pose[:3, :3], [local[:, i] for i in range(3)])
+        hits = nearest_hits(shapes, origin, directions)
+        seen = shade(shapes, world.look, origin, directions, hits, jnp.asarray(0.003))
+        return jnp.where(hits.distance > LIDAR_RANGE, 0.0, hits.distance), seen.reflectance
+
+    return jax.lax.map(chunk, (street_from_lidar, times, directions))
+
+
 def scan_world(
     world: World,
-    street_from_lidar: Float[Array, "n 4 4"],
-    times: Float[Array, "n"],
+    street_from_lidar: Float[np.ndarray, "n 4 4"],
+    times: Float[np.ndarray, "n"],
     *,
     beams: int,
     azimuths: int,
-) -> tuple[Float[Array, "n p 3"], Float[Array, "n p"], Float[Array, "n p"]]:
+) -> tuple[Float[np.ndarray, "p 3"], Float[np.ndarray, "n p"], Float[np.ndarray, "n p"]]:
     """Spins of a lidar, each taken at one instant.
 
     Returns:
-      Unit directions in the lidar's frame, ranges in metres (0 where nothing returns) and
-      intensities in [0, 1].
+      Host arrays: unit directions in the lidar's frame, ranges in metres (0 where nothing returns)
+      and intensities in [0, 1].
     """
-    turn = jnp.arange(azimuths) * (2 * np.pi / azimuths) + np.pi / azimuths
-    tilt = jnp.deg2rad(jnp.linspace(*LIDAR_ELEVATIONS, beams))
-    turn, tilt = (a.reshape(-1) for a in jnp.meshgrid(turn, tilt, indexing="ij"))
-    cosine = jnp.cos(tilt)
-    unit = jnp.stack([cosine * jnp.cos(turn), cosine * jnp.sin(turn), jnp.sin(tilt)], -1)
-    count = unit.shape[0]
-    chunks = -(-count // LIDAR_CHUNK)
-    padded = jnp.concatenate([unit, jnp.tile(unit[-1:], (chunks * LIDAR_CHUNK - count, 1))])
-    padded = padded.reshape(chunks, LIDAR_CHUNK, 3)
-
-    def scan(pose_and_time):
-        pose, time = pose_and_time
-        shapes = place(world.road, world.actors, world.solids, world.ellipsoids, time)
-        origin = pose[:3, 3]
-
-        def chunk(local):
-            directions = _rotate(pose[:3, :3], [local[:, i] for i in range(3)])
-            hits = nearest_hits(shapes, origin, directions)
-            seen = shade(shapes, world.look, origin, directions, hits, jnp.asarray(0.003))
-            distance = jnp.where(hits.distance > LIDAR_RANGE, 0.0, hits.distance)
-            return distance, seen.reflectance
-
-        distance, strength = jax.lax.map(chunk, padded)
-        return distance.reshape(-1)[:count], strength.reshape(-1)[:count]
-
-    distance, strength = jax.lax.map(scan, (street_from_lidar, times))
-    return jnp.broadcast_to(unit, (*distance.shape, 3)), distance, strength
+    turn = np.arange(azimuths) * (2 * np.pi / azimuths) + np.pi / azimuths
+    tilt = np.deg2rad(np.linspace(*LIDAR_ELEVATIONS, beams))
+    turn, tilt = (a.reshape(-1) for a in np.meshgrid(turn, tilt, indexing="ij"))
+    cosine = np.cos(tilt)
+    unit = np.stack([cosine * np.cos(turn), cosine * np.sin(turn), np.sin(tilt)], -1)
+    unit = unit.astype(np.float32)
+    count, chunks = len(unit), -(-len(unit) // LIDAR_CHUNK)
+    padded = unit[np.minimum(np.arange(chunks * LIDAR_CHUNK), count - 1)]
+    spin, part = np.indices((len(times), chunks)).reshape(2, -1)
+    items = (street_from_lidar[spin], times[spin], padded.reshape(chunks, LIDAR_CHUNK, 3)[part])
+    traced = _in_calls(partial(_trace_beams, world), items, BEAM_CHUNKS_A_CALL)
+    distance, strength = (x.reshape(len(times), -1)[:, :count] for x in traced)
+    return unit, distance, strength

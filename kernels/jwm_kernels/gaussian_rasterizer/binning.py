@@ -9,7 +9,11 @@ Images (batch axes times cameras) are folded into one list of tiles, splats into
 3. A slot whose splat stays under alpha = 1/255 on every pixel centre of its tile is dropped: the
    minimum of the quadratic form over a rectangle lies inside it or on one of its four edges.
 4. One sort of `tile << bits | rank` without payload orders everything. Keys are unique, so the sort
-   need not be stable; splats of equal depth keep their order in the input.
+   need not be stable; splats of equal depth keep their order in the input. Where 32 bits do not
+   hold both, a stable sort by tile does the same, since slots come in order of rank.
+
+Steps 1, 2 and 4 have a second form in NumPy for CPUs; in between, everything is one fused loop over
+the slots, which reads its splat's numbers from a table in order of rank.
 """
 
 from typing import NamedTuple
@@ -30,10 +34,9 @@ HOST_SORT_SLOTS = 500_000
 compilation cache (programs with host callbacks are never cached)."""
 
 _INT_MAX = 2**31 - 1
-KEY_BITS = 32
-"""Width of a sort key that packs tile and rank; both are sorted separately where they need more."""
 
-_NO_KEY = 0xFFFFFFFF
+KEY_BITS = 32
+"""Width of a sort key that packs tile and rank; where they need more, the rank is a payload."""
 
 
 class TileLists(NamedTuple):
@@ -69,7 +72,7 @@ def count_tiles(
     projection: Projection, width: int, height: int, tile_size: int
 ) -> Int[Array, "*batch c n"]:
     """Tiles in the bounding box of each splat, 0 where invisible."""
-    return _tile_box(projection, width, height, tile_size)[1]
+    return _tile_box(projection, width, height, tile_size)[2]
 
 
 def bin_tiles(
@@ -105,35 +108,30 @@ def bin_tiles(
         single_cpu = jax.default_backend() == "cpu" and jax.local_device_count() == 1
         host_sort = single_cpu and capacity >= HOST_SORT_SLOTS
 
-    box, per_splat = _tile_box(projection, width, height, tile_size)
-    order = _depth_order(
-        jnp.where(projection.visible, projection.depths, jnp.inf).reshape(rows), host_sort
-    )
-    count = per_splat.reshape(rows)[order]
-    end = jnp.cumsum(count, dtype=jnp.int32)
-    start = end - count
-    too_many = jnp.cumsum(count.astype(jnp.float32)) > 2.0**30  # where int32 could wrap round
-    start = jnp.where(too_many, capacity, start)
-    total = jnp.where(too_many[-1], _INT_MAX, end[-1])
+    low, across, per_splat = _tile_box(projection, width, height, tile_size)
+    depths = jnp.where(projection.visible, projection.depths, jnp.inf).reshape(rows)
+    columns = [*_shapes(projection), *jnp.moveaxis(low, -1, 0), across]
+    columns = jnp.stack([column.reshape(rows).astype(depths.dtype) for column in columns])
+    expand = _expand_on_host if host_sort else _expand
+    order, rank, start, total, columns = expand(depths, per_splat.reshape(rows), columns, capacity)
 
     slot = jnp.arange(capacity, dtype=jnp.int32)
-    marks = jnp.zeros((capacity + 1,), jnp.int32).at[jnp.minimum(start, capacity)].add(1)
-    rank = jnp.cumsum(marks[:capacity], dtype=jnp.int32) - 1
-    row = order[rank]
-    first_x, first_y, across = jnp.moveaxis(box.reshape(rows, 3)[row], -1, 0)
-    inside = slot - start[rank]
-    across = jnp.maximum(across, 1)
-    tile_x, tile_y = first_x + inside % across, first_y + inside // across
-    keep = (slot < total) & _reaches(_shapes(projection)[row], tile_x, tile_y, tile_size)
-    tile = (row // gaussians) * tiles + tile_y * tiles_x + tile_x
+    *shapes, first_x, first_y, across = (column[rank] for column in columns)
+    inside = (slot - start[rank]).astype(depths.dtype)
+    down = jnp.floor((inside + 0.5) / across)
+    tile_x, tile_y = first_x + (inside - down * across), first_y + down
+    keep = (slot < total) & _reaches(shapes, tile_x, tile_y, tile_size)
+    tile = (tile_y * tiles_x + tile_x).astype(jnp.int32) + (order // gaussians * tiles)[rank]
 
-    sorted_rank, starts, counts = _sort_by_tile(tile, rank, keep, images * tiles, rows, host_sort)
+    tile = jnp.where(keep, tile, images * tiles)
+    sort = _sort_by_tile_on_host if host_sort else _sort_by_tile
+    sorted_rank, edges = sort(tile, rank, images * tiles, rows)
     per_image = jnp.sum(per_splat, -1, dtype=jnp.int32)
     wraps = jnp.sum(per_splat.astype(jnp.float32), -1) > 2.0**30
     return TileLists(
         rows=order[sorted_rank],
-        starts=starts,
-        counts=counts,
+        starts=edges[:-1],
+        counts=edges[1:] - edges[:-1],
         tiles_per_gauss=per_splat,
         isect_total=jnp.where(wraps, _INT_MAX, per_image),
         overflow=jnp.maximum(total - capacity, 0),
@@ -141,33 +139,28 @@ def bin_tiles(
 
 
 def _tile_box(projection, width, height, tile_size):
-    tiles_x, tiles_y = grid_shape(width, height, tile_size)
-    limit = np.array([tiles_x, tiles_y])
+    """First tile [..., 2], tiles across, and tiles in all of each splat's bounding box."""
+    limit = np.array(grid_shape(width, height, tile_size))
     low = jnp.floor((projection.means2d - projection.extents) / tile_size)
     high = jnp.floor((projection.means2d + projection.extents) / tile_size) + 1
     low = jnp.clip(low, 0, limit).astype(jnp.int32)
     high = jnp.clip(high, 0, limit).astype(jnp.int32)
-    size = high - low
-    per_splat = jnp.where(projection.visible, size[..., 0] * size[..., 1], 0)
-    return jnp.concatenate([low, size[..., :1]], -1), per_splat
+    across, down = jnp.moveaxis(high - low, -1, 0)
+    per_splat = jnp.where(projection.visible, across * down, 0)
+    return low, jnp.maximum(across, 1), per_splat
 
 
 def _shapes(projection):
-    """[R, 7] what `_reaches` needs of each row: mean, s, 1/(2 xx), xx/(2 det), xy/yy, ln(255 o).
-
-    One packed array keeps XLA from recomputing the projection for every slot that gathers from it.
-    """
-    xx, xy, yy = (projection.covars2d[..., k] for k in range(3))
-    columns = [
-        projection.means2d[..., 0],
-        projection.means2d[..., 1],
+    """What `_reaches` needs of each splat: mean, s, 1/(2 xx), xx/(2 det), xy/yy, ln(255 o)."""
+    xx, xy, yy = jnp.moveaxis(projection.covars2d, -1, 0)
+    return [
+        *jnp.moveaxis(projection.means2d, -1, 0),
         -xy / xx,
         0.5 / xx,
         0.5 * xx / projection.dets,
         xy / yy,
         jnp.log(jnp.maximum(projection.opacities / ALPHA_MIN, 1.0)) + LOG_ALPHA_SLACK,
     ]
-    return jnp.stack(columns, -1).reshape(-1, len(columns))
 
 
 def _reaches(shapes, tile_x, tile_y, tile_size):
@@ -175,7 +168,7 @@ def _reaches(shapes, tile_x, tile_y, tile_size):
 
     The quadratic form is taken as x^2 / xx + (y + s x)^2 xx / det with s = -xy / xx, all over 2.
     """
-    mean_x, mean_y, slope, weight_x, weight_y, best_x, reach = (shapes[:, k] for k in range(7))
+    mean_x, mean_y, slope, weight_x, weight_y, best_x, reach = shapes
     left = tile_x * tile_size + 0.5 - mean_x
     top = tile_y * tile_size + 0.5 - mean_y
     right, bottom = left + (tile_size - 1), top + (tile_size - 1)
@@ -198,43 +191,109 @@ def _reaches(shapes, tile_x, tile_y, tile_size):
     return contains_mean | (least <= reach)
 
 
-def _depth_order(depths, host_sort):
-    """Stable argsort of positive depths: their bit patterns sort as unsigned integers."""
-    bits = lax.bitcast_convert_type(
-        depths, jnp.uint32 if depths.dtype == jnp.float32 else jnp.uint64
-    )
-    if host_sort:
+def _expand(depths, counts, columns, capacity):
+    """Ranks rows by depth and lays out one slot per tile of each, in this order.
 
-        def argsort(keys):
-            return np.argsort(np.asarray(keys), -1, kind="stable").astype(np.int32)
+    Args:
+      depths: [R] positive; infinite for rows that are not drawn.
+      counts: int32 [R] slots of each row.
+      columns: [K, R] numbers that the slots need.
+      capacity: static number of slots.
 
-        shape = jax.ShapeDtypeStruct(depths.shape, jnp.int32)
-        return jax.pure_callback(argsort, shape, bits, vmap_method="broadcast_all")
+    Returns:
+      order: int32 [R] row of each rank; rows of equal depth keep their order.
+      rank: int32 [capacity] of each slot.
+      start: int32 [R] first slot of each rank; `capacity` where int32 would wrap round.
+      total: int32 [] slots asked for, `_INT_MAX` where int32 would wrap round.
+      columns: in order of rank.
+    """
     index = lax.iota(jnp.int32, depths.shape[0])
-    return lax.sort((bits, index), num_keys=1, is_stable=True)[1]
+    order = lax.sort((_bits(depths), index), num_keys=1, is_stable=True)[1]
+    counts = counts[order]
+    end = jnp.cumsum(counts, dtype=jnp.int32)
+    too_many = jnp.cumsum(counts.astype(jnp.float32)) > 2.0**30
+    start = jnp.where(too_many, capacity, end - counts)
+    total = jnp.where(too_many[-1], _INT_MAX, end[-1])
+    marks = jnp.zeros((capacity + 1,), jnp.int32).at[jnp.minimum(start, capacity)].add(1)
+    rank = jnp.cumsum(marks[:capacity], dtype=jnp.int32) - 1
+    return order, rank, start, total, columns[:, order]
 
 
-def _sort_by_tile(tile, rank, keep, tiles, rows, host_sort):
-    """Ranks in order of (tile, rank), first entry and number of entries of each tile."""
-    bits = max(1, (rows - 1).bit_length())
-    bounds = jnp.arange(tiles + 1, dtype=jnp.uint32)
-    if tiles << bits >= 2**KEY_BITS:
-        tile = jnp.where(keep, tile, tiles).astype(jnp.uint32)
-        tile, rank = lax.sort((tile, rank), num_keys=2, is_stable=False)
-        edges = jnp.searchsorted(tile, bounds)
-    else:
-        key = tile.astype(jnp.uint32) << bits | rank.astype(jnp.uint32)
-        key = jnp.where(keep, key, jnp.uint32(_NO_KEY))
-        if host_sort:
+def _expand_on_host(depths, counts, columns, capacity):
+    """`_expand` in NumPy, whose sort and repetition are several times as fast as XLA's on a CPU."""
 
-            def sort(keys):
-                return np.sort(np.asarray(keys), -1)
-
-            shape = jax.ShapeDtypeStruct(key.shape, jnp.uint32)
-            key = jax.pure_callback(sort, shape, key, vmap_method="broadcast_all")
+    def expand(bits, counts, columns):
+        bits, counts, columns = (np.asarray(array) for array in (bits, counts, columns))
+        rows = len(bits)
+        if bits.itemsize == 4:  # one key without payload: the index breaks ties
+            keys = bits.astype(np.uint64) << np.uint64(32) | np.arange(rows, dtype=np.uint64)
+            keys.sort()
+            order = keys.astype(np.uint32).astype(np.int32)
         else:
-            key = lax.sort(key, is_stable=False)
-        rank = jnp.minimum((key & jnp.uint32((1 << bits) - 1)).astype(jnp.int32), rows - 1)
-        edges = jnp.searchsorted(key, bounds << bits)
-    edges = edges.astype(jnp.int32)
-    return rank, edges[:-1], edges[1:] - edges[:-1]
+            order = np.argsort(bits, kind="stable").astype(np.int32)
+        counts = counts[order]
+        end = np.cumsum(counts, dtype=np.int64)
+        last = int(np.searchsorted(end, capacity)) + 1  # later ranks have no slot
+        rank = np.full(capacity, rows - 1, np.int32)
+        slots = np.repeat(np.arange(min(last, rows), dtype=np.int32), counts[:last])[:capacity]
+        rank[: len(slots)] = slots
+        start = np.minimum(end - counts, capacity).astype(np.int32)
+        total = np.int32(min(end[-1], _INT_MAX))
+        return order, rank, start, total, columns[:, order]
+
+    rows = depths.shape[0]
+    shapes = [(rows,), (capacity,), (rows,), ()]
+    results = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes]
+    results.append(jax.ShapeDtypeStruct(columns.shape, columns.dtype))
+    return jax.pure_callback(
+        expand, tuple(results), _bits(depths), counts, columns, vmap_method="sequential"
+    )
+
+
+def _bits(depths):
+    """Bit patterns of positive numbers sort as unsigned integers do."""
+    wide = depths.dtype == jnp.float64
+    return lax.bitcast_convert_type(depths, jnp.uint64 if wide else jnp.uint32)
+
+
+def _sort_by_tile(tile, rank, tiles, rows):
+    """Slots, which come in order of rank, in order of (tile, rank).
+
+    Args:
+      tile: int32 [M], `tiles` for slots to be left out.
+      rank: int32 [M].
+      tiles: number of tiles.
+      rows: number of ranks.
+
+    Returns:
+      ranks [M], and where each tile's begin and the last one's end [tiles + 1].
+    """
+    bits = _rank_bits(rows)
+    tile, rank = tile.astype(jnp.uint32), rank.astype(jnp.uint32)
+    bounds = jnp.arange(tiles + 1, dtype=jnp.uint32)
+    if (tiles + 1) << bits <= 2**KEY_BITS:
+        keys = lax.sort(tile << bits | rank, is_stable=False)
+        rank, edges = keys & jnp.uint32((1 << bits) - 1), jnp.searchsorted(keys, bounds << bits)
+    else:  # several times as slow, because of the payload
+        tile, rank = lax.sort((tile, rank), num_keys=1, is_stable=True)
+        edges = jnp.searchsorted(tile, bounds)
+    return rank.astype(jnp.int32), edges.astype(jnp.int32)
+
+
+def _sort_by_tile_on_host(tile, rank, tiles, rows):
+    """`_sort_by_tile` in NumPy."""
+    bits = _rank_bits(rows)
+    kind = np.uint32 if (tiles + 1) << bits <= 2**KEY_BITS else np.uint64
+
+    def sort(tile, rank):
+        keys = np.asarray(tile).astype(kind) << kind(bits) | np.asarray(rank).astype(kind)
+        keys.sort()
+        edges = np.searchsorted(keys, np.arange(tiles + 1, dtype=kind) << kind(bits))
+        return (keys & kind((1 << bits) - 1)).astype(np.int32), edges.astype(np.int32)
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in (tile.shape, (tiles + 1,))]
+    return jax.pure_callback(sort, tuple(shapes), tile, rank, vmap_method="sequential")
+
+
+def _rank_bits(rows):
+    return max(1, (rows - 1).bit_length())

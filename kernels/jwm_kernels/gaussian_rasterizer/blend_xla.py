@@ -4,14 +4,17 @@ Forward, per pixel, front to back over the splats of its tile:
 
     alpha = min(max_alpha, exp(ln o + A dx^2 + C (dy + s dx)^2)),   not counted under 1/255
     T' = T (1 - alpha);  if T' <= 1e-4 the pixel is finished and this splat is not counted
-    out += alpha T f;  T = T'
+    out += w f;  w = alpha T = T - T'
 
 Backward walks in the same order. With R = out . g_out + T_end g_T known per pixel, what remains of
-R behind a splat is a running difference, so neither a list of counted splats nor a division of
-transmittances is needed:
+R behind a splat is a running difference, so no list of counted splats is needed:
 
-    remaining -= w (f . g_out),  w = alpha T
-    d loss / d ln alpha = alpha (T (f . g_out) - remaining / (1 - alpha))
+    remaining -= w (f . g_out)
+    d loss / d ln alpha = w (f . g_out - remaining / T'),   since alpha / (1 - alpha) = w / T'
+
+Transmittances before and after a splat say all that the sums need: whether it counted (w > 0),
+whether its alpha was limited (T' = T (1 - max_alpha)), and its weight. So the loop keeps one array
+a splat, and evaluates each exponential once; w carries an error of 6e-8 T.
 
 The sums of that over a tile's pixels, weighted by 1, x, y, x^2, x y, y^2 in tile coordinates, give
 the gradients of all six geometric columns after a shift to the splat's centre.
@@ -76,17 +79,15 @@ def forward(table, rows, starts, counts, spec, *, group_pixels=GROUP_PIXELS, unr
         def advance(carry):
             step, transmittance, out = carry
             _, entries, _ = list_entries(table, rows, start, count, step, unroll)
-            weights = []
+            values, weights = _values(entries, features), []
             for k in range(unroll):
-                raw = splat_alpha(entries, k, x, y)[0]
-                _, _, weight, transmittance = splat_weight(raw, transmittance, spec)
-                if features <= _FEW_FEATURES:
-                    out = out + _values(entries, features)[:, k, :, None] * weight[:, None, :]
-                else:
-                    weights.append(weight)
-            if features > _FEW_FEATURES:
-                stacked = jnp.stack(weights, 1)
-                out = out + _einsum("wuc,wup->wcp", _values(entries, features), stacked)
+                before, transmittance = transmittance, behind(entries, k, x, y, transmittance, spec)
+                weights.append(jnp.abs(before) - jnp.abs(transmittance))
+            if features <= _FEW_FEATURES:
+                for k, weight in enumerate(weights):
+                    out = out + values[:, k, :, None] * weight[:, None, :]
+            else:
+                out = out + _einsum("wuc,wup->wcp", values, jnp.stack(weights, 1))
             return step + 1, transmittance, out
 
         shape = (tiles.shape[0], pixels)
@@ -157,6 +158,7 @@ def backward(
         1,
     )
     remaining_all = jnp.sum(out * grad_out, 1) + transmittance * grad_transmittance
+    least = 1 - table.dtype.type(spec.max_alpha)  # of T' / T, reached where alpha is limited
 
     def one_group(gradient, tiles):
         start, count = tile_lists(tiles, starts, counts)
@@ -173,24 +175,28 @@ def backward(
         def advance(carry):
             step, transmittance, remaining, gradient = carry
             row, entries, listed = list_entries(table, rows, start, count, step, unroll)
+            values = _values(entries, features)
             weights, grads, absolute = [], [], []
             for k in range(unroll):
-                raw, dx, v = splat_alpha(entries, k, x, y)
-                alpha, counted, weight, after = splat_weight(raw, transmittance, spec)
+                before, transmittance = transmittance, behind(entries, k, x, y, transmittance, spec)
+                weight = jnp.abs(before) - jnp.abs(transmittance)
                 if features <= _FEW_FEATURES:
-                    value = jnp.sum(_values(entries, features)[:, k, :, None] * grad_tile, 1)
+                    value = sum(values[:, k, c, None] * grad_tile[:, c] for c in range(features))
                 else:
-                    value = _einsum("wc,wcp->wp", _values(entries, features)[:, k], grad_tile)
+                    value = _einsum("wc,wcp->wp", values[:, k], grad_tile)
                 remaining = remaining - weight * value
-                grad_alpha = transmittance * value - remaining / (1 - alpha)
-                free = counted & (raw >= ALPHA_MIN) & (raw < spec.max_alpha)
-                grads.append(jnp.where(free, alpha * grad_alpha, 0.0))
+                grad = weight * (value - remaining / jnp.abs(transmittance))
+                grad = jnp.where(transmittance > before * least, grad, 0.0)
+                grads.append(grad)
                 weights.append(weight)
                 if spec.absgrad:
-                    absolute.append(_absolute_gradient(entries, k, dx, v, grads[-1]))
-                transmittance = after
+                    absolute.append(_absolute_gradient(entries, k, x, y, grad))
             sums = _einsum("wup,pk->wuk", jnp.stack(grads, 1), monomials)
-            grad_features = _einsum("wup,wcp->wuc", jnp.stack(weights, 1), grad_tile)
+            if features <= _FEW_FEATURES:
+                each = [_einsum("wp,wcp->wc", weight, grad_tile) for weight in weights]
+                grad_features = jnp.stack(each, 1)
+            else:
+                grad_features = _einsum("wup,wcp->wuc", jnp.stack(weights, 1), grad_tile)
             parts = [_geometry_gradient(entries, sums, centre_x, centre_y), grad_features]
             if spec.absgrad:
                 parts.append(jnp.stack(absolute, 1))
@@ -231,8 +237,9 @@ def _geometry_gradient(entries, sums, centre_x, centre_y):
     return jnp.stack([-2 * (a * su + c * slope * sv), -2 * c * sv, suu, 2 * c * suv, svv, s1], -1)
 
 
-def _absolute_gradient(entries, k, dx, v, grad):
+def _absolute_gradient(entries, k, x, y, grad):
     """[W, 2] sums over the pixels of a tile of |d loss / d mean x| and |d loss / d mean y|."""
+    _, dx, v = _log_alpha(entries, k, x, y)
     shape = (entries[:, k, j, None] for j in (2, 3, 4))
     terms = geometry_terms(grad, dx, v, *shape)[:2]
     return jnp.stack([jnp.sum(jnp.abs(term), -1) for term in terms], -1)
@@ -242,25 +249,23 @@ def _values(entries, features):
     return entries[:, :, GEOMETRY : GEOMETRY + features]
 
 
-def splat_alpha(entries, k, x, y):
-    """o exp(...) of splat k of each tile at its pixels, before any limit, and dx and v there."""
-
+def _log_alpha(entries, k, x, y):
+    """ln alpha of splat k of each tile at its pixels, before any limit, and dx and v there."""
     mean_x, mean_y, *shape = (entries[:, k, j, None] for j in range(GEOMETRY))
     dx = x - mean_x
     power, v = log_alpha(dx, y - mean_y, *shape)
-    return jnp.exp(power), dx, v
+    return power, dx, v
 
 
-def splat_weight(raw, transmittance, spec):
-    """alpha, whether the splat counts, its weight, and the transmittance behind it.
+def behind(entries, k, x, y, transmittance, spec):
+    """Transmittance behind splat k of each tile; of the same magnitude if the splat does not count.
 
-    The transmittance is negative from the splat on that ends the pixel.
+    It is negative from the splat on that ends the pixel.
     """
+    raw = jnp.exp(_log_alpha(entries, k, x, y)[0])
     alpha = jnp.where(raw >= ALPHA_MIN, jnp.minimum(raw, spec.max_alpha), 0.0)
     after = transmittance * (1 - alpha)
-    counted = after > TRANSMITTANCE_MIN
-    weight = jnp.where(counted, alpha * transmittance, 0.0)
-    return alpha, counted, weight, jnp.where(counted, after, -jnp.abs(transmittance))
+    return jnp.where(after > TRANSMITTANCE_MIN, after, -jnp.abs(transmittance))
 
 
 def list_entries(table, rows, start, count, step, unroll):

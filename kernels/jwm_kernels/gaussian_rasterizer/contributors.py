@@ -111,8 +111,9 @@ def _strongest(table, rows, starts, counts, spec, k):
         def advance(carry):
             step, transmittance, best, best_rows = carry
             row, entries, _ = blend_xla.list_entries(table, rows, start, count, step, 1)
-            raw = blend_xla.splat_alpha(entries, 0, x, y)[0]
-            _, _, weight, transmittance = blend_xla.splat_weight(raw, transmittance, spec)
+            before = transmittance
+            transmittance = blend_xla.behind(entries, 0, x, y, before, spec)
+            weight = jnp.abs(before) - jnp.abs(transmittance)
             row = jnp.broadcast_to(row, weight.shape)
             ranked, ranked_rows = [], []
             for place in range(k):
