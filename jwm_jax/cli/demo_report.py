@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jwm_jax.cli.demo_work import CONTEXT_EVERY, Future, Seen
+from jwm_jax.evaluation.images import psnr
 from jwm_jax.export.chart import Series
 from jwm_jax.export.pictures import error_picture
 from jwm_jax.export.report import Headline, Report
@@ -64,7 +65,7 @@ def _summary(options, clip: Clip, seen: Seen, future: Future, seconds: dict) -> 
     held = seen.psnr[seen.held_out]
     at = _horizons(len(future.rows["truth"]), clip.rate)
     shifted = {
-        f"{left:+.0f} m": round(_psnr(seen.shifted[left], truth), 2)
+        f"{left:+.0f} m": round(psnr(seen.shifted[left], truth), 2)
         for left, truth in seen.shifted_truth.items()
     }
     joint, plain = (float(future.psnr[n].mean()) for n in ("with the scene", "without"))
@@ -168,7 +169,7 @@ def _reconstruction(report: Report, clip: Clip, seen: Seen, rate: float) -> None
         videos.append((video, f"{abs(left):.0f} m further {side}"))
         if left in seen.shifted_truth:
             truth = seen.shifted_truth[left]
-            videos.append((truth, f"What was really there ({_psnr(video, truth):.1f} dB)"))
+            videos.append((truth, f"What was really there ({psnr(video, truth):.1f} dB)"))
     videos.append((seen.frozen, "Standing still while time plays"))
     report.videos(videos, rate)
 
@@ -217,7 +218,3 @@ def _horizons(frames: int, rate: float) -> dict[str, int]:
     """Frame index by label for some moments, as far as the future goes."""
     wanted = {f"{s:g} s": round(s * rate) - 1 for s in (0.4, 0.8, 1.0, 1.6, 2.0, 2.4)}
     return {label: i for label, i in wanted.items() if 0 <= i < frames} or {"end": frames - 1}
-
-
-def _psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(-10 * np.log10(np.mean((a - b) ** 2) + 1e-12))

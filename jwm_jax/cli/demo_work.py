@@ -1,18 +1,18 @@
 """What `jwm demo` computes: a scene seen from new places, and a future with and without it."""
 
-import dataclasses
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import numpy as np
 
 from jwm_jax.cli.output import left_out
+from jwm_jax.data.streets import true_views
 from jwm_jax.evaluation.images import psnr
 from jwm_jax.evaluation.rollouts import future_of, warped
 from jwm_jax.joint import JointWorldModel, Rollout
-from jwm_jax.scene import Camera, Clip, Intrinsics, Scene, tiny_size
+from jwm_jax.scene import Camera, Clip, Scene
 from jwm_jax.worldrec import WorldRec, measured_depth
+from jwm_jax.worldrec.pictures import resized_for
 
 CONTEXT_EVERY = 4
 LANE_SHIFTS = (2.0, -2.0)
@@ -82,7 +82,7 @@ def show_reconstruction(rec: WorldRec, clip: Clip, front: int, spec: str) -> See
     """
     import time
 
-    clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
+    clip = resized_for(rec.config, clip)
     context = np.arange(0, clip.num_frames, CONTEXT_EVERY)
     source = measured_depth(clip)
     scene = jax.block_until_ready(rec(clip.select(context), source))
@@ -90,26 +90,27 @@ def show_reconstruction(rec: WorldRec, clip: Clip, front: int, spec: str) -> See
     jax.block_until_ready(rec(clip.select(context), source))
     seconds = time.perf_counter() - start
 
-    lens = clip.cameras[front]
-    poses = clip.world_from_camera[:, front]
+    path = clip.camera_path(front)
     times = (clip.times[:, front] - scene.start).astype(np.float32)
     overflow = 0
 
-    def draw(poses, times):
+    def draw(path):
         nonlocal overflow
-        rgb, depth, missing = _video(scene, lens, poses, times)
+        rgb, depth, missing = _video(scene, path, times)
         overflow += missing
         return rgb, depth
 
-    rendered, depth = draw(poses, times)
+    rendered, depth = draw(path)
     shifted, shifted_truth = {}, {}
     for left in LANE_SHIFTS:
-        moved = Camera(_repeated(lens, len(poses)), poses).translated(-left)
-        shifted[left], _ = draw(moved.world_from_camera, times)
-        known = street_pictures(spec, lens, moved.world_from_camera, clip.times[:, front])
+        beside = path.translated(-left)
+        shifted[left], _ = draw(beside)
+        cameras = [beside.at(t) for t in range(clip.num_frames)]
+        known = true_views(spec, cameras, clip.times[:, front] - clip.start)
         if known is not None:
-            shifted_truth[left] = known
-    frozen, _ = draw(np.broadcast_to(poses[:1], poses.shape), times)
+            shifted_truth[left] = known.rgb / np.float32(255)
+    poses = path.world_from_camera
+    frozen, _ = draw(Camera(path.intrinsics, np.broadcast_to(poses[:1], poses.shape)))
     truth = clip.view(front).astype(np.float32) / 255.0
     quality = np.array([float(psnr(a, b)) for a, b in zip(rendered, truth, strict=True)])
     return Seen(
@@ -131,7 +132,8 @@ def show_reconstruction(rec: WorldRec, clip: Clip, front: int, spec: str) -> See
 
 def show_future(world: JointWorldModel, clip: Clip, steps: int, seed: int) -> Future:
     """Generate what follows the first instant, with that instant's scene and without."""
-    clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
+    lens = clip.cameras[0]
+    clip = clip.resized(*world.gen.config.picture_size(lens.height, lens.width))
     start, trajectory = clip.select([0]), future_of(clip)
     plain = world.rollout(start, trajectory, seed=seed, steps=steps, use_prior=False)
     joint = world.rollout(start, trajectory, seed=seed, steps=steps)
@@ -162,30 +164,13 @@ def show_future(world: JointWorldModel, clip: Clip, steps: int, seed: int) -> Fu
     )
 
 
-def street_pictures(spec: str, lens: Intrinsics, poses, times) -> np.ndarray | None:
-    """What a camera at other poses of a procedural street would see; None for other drives."""
-    if not spec.startswith("procedural:"):
-        return None
-    from jwm_jax.data.streets import make_street, parse_spec, render_views
-
-    parsed = parse_spec(spec)
-    street = make_street(parsed["seed"], parsed["rung"])
-    cameras = [Camera(lens, pose) for pose in poses]
-    return render_views(street, cameras, np.asarray(times)).rgb / np.float32(255)
-
-
-def _video(scene: Scene, lens: Intrinsics, poses, times) -> tuple[np.ndarray, np.ndarray, int]:
-    """Pictures, depth, and the (splat, tile) pairs that did not fit."""
-    camera = Camera(_repeated(lens, len(poses)), np.asarray(poses))
-    picture = _draw(scene, camera.K, camera.world_from_camera, times, (lens.height, lens.width))
+def _video(scene: Scene, path: Camera, times) -> tuple[np.ndarray, np.ndarray, int]:
+    """Pictures and depth along a path of cameras, and the (splat, tile) pairs that did not fit."""
+    picture = _draw(scene, path, times)
     rgb, depth = np.clip(np.asarray(picture.rgb), 0.0, 1.0), np.asarray(picture.depth)
     return rgb, depth, int(picture.overflow.sum())
 
 
-@partial(jax.jit, static_argnums=4)
-def _draw(scene: Scene, K, poses, times, size):
-    return scene.render(Camera(Intrinsics(K=K, height=size[0], width=size[1]), poses), times)
-
-
-def _repeated(lens: Intrinsics, count: int) -> Intrinsics:
-    return dataclasses.replace(lens, K=np.broadcast_to(np.asarray(lens.K), (count, 3, 3)))
+@jax.jit
+def _draw(scene: Scene, path: Camera, times):
+    return scene.render(path, times)

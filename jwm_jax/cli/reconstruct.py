@@ -44,13 +44,13 @@ def run(options: Options) -> None:
 
     from jwm_jax.data import load_clip
     from jwm_jax.data.checks import MIN_FRAMES
-    from jwm_jax.scene import tiny_size
 
     clip = load_clip(options.clip)
     from jwm_jax.worldrec import GivenDepth, WorldRec, measured_depth
+    from jwm_jax.worldrec.pictures import resized_for
 
     rec = WorldRec.from_pretrained(options.rec)
-    clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
+    clip = resized_for(rec.config, clip)
     context = _spread(clip.num_frames, options.frames)
     print(
         f"Reconstructing {clip.name} from {len(context)} of {clip.num_frames} frames and "

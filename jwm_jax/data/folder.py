@@ -18,14 +18,7 @@ from jwm_jax.scene.cameras import Intrinsics
 from jwm_jax.scene.clip import Clip
 from jwm_jax.scene.lane_map import LINE_KINDS, LaneMap
 from jwm_jax.scene.tracks import CATEGORIES, Tracks
-from jwm_jax.scene.transforms import (
-    EGO_FROM_OPENCV,
-    invert_transform,
-    make_transform,
-    matrix_to_quat,
-    quat_to_matrix,
-    transform_points,
-)
+from jwm_jax.scene.transforms import EGO_FROM_OPENCV, invert_transform, make_transform
 
 FORMAT_VERSION = 1
 
@@ -62,12 +55,11 @@ def load_folder(where: str) -> Clip:
     images = tuple(read_images(f, name) for f, name in zip(files, names, strict=True))
     mounts = [_mount(view, name, len(views), path) for view, name in zip(views, names, strict=True)]
     ego, cameras = _poses(description, views, mounts, frames, path)
-    new_from_old = invert_transform(ego[0])
     return Clip(
         images=images,
         times=_times(description, views, frames, path),
-        world_from_ego=new_from_old @ ego,
-        world_from_camera=new_from_old @ cameras,
+        world_from_ego=ego,
+        world_from_camera=cameras,
         cameras=tuple(
             Intrinsics(K=_camera_matrix(view, path), width=i.shape[2], height=i.shape[1])
             for view, i in zip(views, images, strict=True)
@@ -75,11 +67,11 @@ def load_folder(where: str) -> Clip:
         view_names=tuple(names),
         lidar=_lidar(folder, description, frames, path),
         depth=_depth(folder, views, images, path),
-        tracks=_tracks(description.get("tracks"), new_from_old, path),
-        map=_lane_map(description.get("map"), new_from_old, path),
+        tracks=_tracks(description.get("tracks"), path),
+        map=_lane_map(description.get("map"), path),
         style=description.get("style"),
         name=str(description.get("name", folder.name)),
-    )
+    ).rebased()
 
 
 def save_folder_clip(clip: Clip, folder: str | os.PathLike, suffix: str = ".png") -> Path:
@@ -332,7 +324,7 @@ def _arrays(folder: Path, pattern: str, name: str, frames: int, path: Path):
             raise DataError(f"{file}: cannot be read as .npy ({error}).") from None
 
 
-def _tracks(entry: dict | None, new_from_old: np.ndarray, path: Path) -> Tracks | None:
+def _tracks(entry: dict | None, path: Path) -> Tracks | None:
     if entry is None:
         return None
     where = f"{path}: tracks"
@@ -348,11 +340,10 @@ def _tracks(entry: dict | None, new_from_old: np.ndarray, path: Path) -> Tracks 
     valid = np.asarray(entry.get("valid", np.ones((count, samples), bool)), bool)
     if valid.shape != (count, samples):
         raise DataError(f"{where}.valid: expected {count}x{samples} booleans.")
-    rotation = new_from_old[:3, :3] @ quat_to_matrix(quats)
     return Tracks(
         times=times,
-        centers=transform_points(new_from_old, centers.reshape(-1, 3)).reshape(centers.shape),
-        quats=matrix_to_quat(rotation),
+        centers=centers,
+        quats=quats,
         sizes=sizes,
         valid=valid,
         category=np.array([CATEGORIES.index(name) for name in names], np.int32),
@@ -360,7 +351,7 @@ def _tracks(entry: dict | None, new_from_old: np.ndarray, path: Path) -> Tracks 
     )
 
 
-def _lane_map(entry: list | None, new_from_old: np.ndarray, path: Path) -> LaneMap | None:
+def _lane_map(entry: list | None, path: Path) -> LaneMap | None:
     if entry is None:
         return None
     lines, kinds = [], []
@@ -369,6 +360,6 @@ def _lane_map(entry: list | None, new_from_old: np.ndarray, path: Path) -> LaneM
         if kind not in LINE_KINDS:
             raise DataError(f"{path}: map line {number} is a {kind!r}; expected {LINE_KINDS}.")
         points = _numbers(line.get("points"), (None, 3), f"{path}: map line {number}")
-        lines.append(transform_points(new_from_old, points))
+        lines.append(points)
         kinds.append(kind)
     return LaneMap(tuple(lines), tuple(kinds))

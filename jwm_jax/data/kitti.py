@@ -20,7 +20,7 @@ import numpy as np
 from jwm_jax.data.checks import require_rigid
 from jwm_jax.data.files import read_arrays, read_images, read_points, require_folder
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.scene.cameras import Intrinsics
+from jwm_jax.scene.cameras import Intrinsics, shift_half_pixel
 from jwm_jax.scene.clip import Clip
 from jwm_jax.scene.transforms import invert_transform, make_transform, transform_points
 
@@ -75,7 +75,7 @@ def _load_sequence(folder: Path) -> Clip:
     images = folder / "image_02_jpg"
     paths = [images / f"{int(frame):010d}.jpg" for frame in arrays["frame_ids"]]
     lens = Intrinsics(
-        K=_half_pixel(arrays["K"]), width=int(arrays["width"]), height=int(arrays["height"])
+        K=shift_half_pixel(arrays["K"]), width=int(arrays["width"]), height=int(arrays["height"])
     )
     return _clip(
         name=folder.name,
@@ -154,7 +154,7 @@ def _load_drive(drive: Path) -> Clip:
         paths = [drive / f"image_{view}" / "data" / f"{frame}{s}" for frame, s in frames]
         images.append(read_images(paths, f"image_{view}"))
         height, width = images[-1].shape[1:3]
-        cameras.append(Intrinsics(K=_half_pixel(K), width=width, height=height))
+        cameras.append(Intrinsics(K=shift_half_pixel(K), width=width, height=height))
         times.append(_read_times(drive / f"image_{view}" / "timestamps.txt", frames))
     world_from_velodyne = _read_poses(drive, [frame for frame, _ in frames])
     return _clip(
@@ -293,17 +293,11 @@ def _axis_rotation(angle: np.ndarray, axis: int) -> np.ndarray:
     return rotation
 
 
-def _half_pixel(K: np.ndarray) -> np.ndarray:
-    """K for pixel centres at (0.5, 0.5) from K for pixel centres at whole numbers."""
-    return np.asarray(K, np.float64) + np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
-
-
 def _clip(
     *, name, images, times, world_from_velodyne, world_from_camera, cameras, view_names, scans
 ) -> Clip:
     """The clip, its world moved to the first ego frame and its points to the ego frames."""
     ego = world_from_velodyne @ invert_transform(EGO_FROM_VELODYNE)
-    new_from_old = invert_transform(ego[0])
     if scans is not None:
         scans = tuple(
             np.concatenate(
@@ -314,10 +308,10 @@ def _clip(
     return Clip(
         images=images,
         times=times,
-        world_from_ego=new_from_old @ ego,
-        world_from_camera=new_from_old @ world_from_camera,
+        world_from_ego=ego,
+        world_from_camera=world_from_camera,
         cameras=cameras,
         view_names=view_names,
         lidar=scans,
         name=name,
-    )
+    ).rebased()

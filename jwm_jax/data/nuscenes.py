@@ -14,7 +14,7 @@ import numpy as np
 from jwm_jax.data.checks import require_rigid
 from jwm_jax.data.files import read_arrays, read_images, read_points, require_folder
 from jwm_jax.errors import DataError
-from jwm_jax.scene.cameras import Intrinsics
+from jwm_jax.scene.cameras import Intrinsics, shift_half_pixel
 from jwm_jax.scene.clip import Clip
 from jwm_jax.scene.tracks import CATEGORIES, Tracks
 from jwm_jax.scene.transforms import (
@@ -78,7 +78,7 @@ def load_nuscenes(where: str) -> Clip:
         world_from_camera=(world_from_global @ global_from_ego @ ego_from_camera)[None],
         cameras=tuple(
             Intrinsics(
-                K=np.asarray(K, np.float64) + np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]),
+                K=shift_half_pixel(K),
                 width=int(arrays["width"]),
                 height=int(arrays["height"]),
             )

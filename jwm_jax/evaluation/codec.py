@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from jwm_jax.evaluation.images import psnr
-from jwm_jax.scene import Clip, draw_layout
+from jwm_jax.scene import Clip, clip_layout
 from jwm_jax.worldgen import VideoCodec
 
 PROTOCOL = "streets-codec-v1"
@@ -21,16 +21,11 @@ def codec_rows(codec: VideoCodec, clips: Iterable[Clip]) -> dict[str, dict[str, 
 
     Args:
         codec: To score.
-        clips: One-view clips of 1 + 4k frames.
+        clips: One-view clips of 1 + 4k frames with boxes or a lane map.
     """
     scores = []
     for clip in clips:
-        layout = np.stack(
-            [
-                draw_layout(clip.camera(t, 0), clip.tracks, clip.map, clip.times[t, 0])
-                for t in range(clip.num_frames)
-            ]
-        )
+        layout = clip_layout(clip)[0]
         pictures, drawn = (v.astype(np.float32) / 255.0 for v in (clip.view(0), layout))
         decoded = np.asarray(codec.decode(codec.encode(np.stack([pictures, drawn]))))
         scores.append(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jwm_jax.data.streets import FIRST_TEST_SEED, make_clip, make_street, render_views
+from jwm_jax.data.streets import FIRST_TEST_SEED, make_clip, true_views
 from jwm_jax.errors import DataError
 from jwm_jax.evaluation.images import psnr, ssim
 from jwm_jax.scene import Camera, Clip
@@ -81,16 +81,14 @@ def held_out_targets(clip: Clip) -> list[Target]:
 
 def shifted_targets(clip: Clip) -> list[Target]:
     """Instants halfway between context from beside the lane; none unless the clip is a street."""
-    parts = clip.name.split(":")
-    if len(parts) != 3 or parts[0] != "procedural":
-        return []
-    street = make_street(int(parts[2]), parts[1])
     targets = []
     for shift in SHIFTS:
         frames = [t for t in range(clip.num_frames) if t % CONTEXT_EVERY == CONTEXT_EVERY // 2]
         cameras = [clip.camera(t, 0).translated(shift) for t in frames]
         times = clip.times[frames, 0]
-        picture = render_views(street, cameras, times - clip.start)
+        picture = true_views(clip.name, cameras, times - clip.start)
+        if picture is None:
+            return []
         for camera, time, rgb, depth in zip(
             cameras, times, picture.rgb, picture.depth, strict=True
         ):

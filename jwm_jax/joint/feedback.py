@@ -25,7 +25,6 @@ from jwm_jax.scene import (
     Scene,
     Tracks,
     inside_image,
-    invert_transform,
     matrix_to_quat,
     quat_multiply,
     stack_cameras,
@@ -100,25 +99,15 @@ def extend_scene(
 
 def _instant(frames, cameras, world_from_ego, time, tracks) -> Clip:
     """The key frame as a clip of one instant whose world is its own ego frame."""
-    ego_from_world = invert_transform(np.asarray(world_from_ego, np.float64))
-    poses = np.stack([ego_from_world @ np.asarray(c.world_from_camera) for c in cameras])
-    if tracks is not None:
-        rotation = matrix_to_quat(ego_from_world[:3, :3])
-        centers = transform_points(ego_from_world, tracks.centers.reshape(-1, 3))
-        tracks = replace(
-            tracks,
-            centers=centers.reshape(tracks.centers.shape),
-            quats=quat_multiply(np.broadcast_to(rotation, tracks.quats.shape), tracks.quats),
-        )
     return Clip(
         images=frames[None],
         times=np.full((1, len(cameras)), time),
-        world_from_ego=np.eye(4)[None],
-        world_from_camera=poses[None],
+        world_from_ego=np.asarray(world_from_ego, np.float64)[None],
+        world_from_camera=np.stack([np.asarray(c.world_from_camera) for c in cameras])[None],
         cameras=tuple(c.intrinsics for c in cameras),
         view_names=tuple(f"view{i}" for i in range(len(cameras))),
         tracks=tracks,
-    )
+    ).rebased()
 
 
 def _depth_scale(known, own) -> float:
@@ -147,10 +136,7 @@ def _open_pixels(scene: Scene, camera: Camera, alpha: Array) -> Bool[np.ndarray,
     keep = np.asarray(world.mask) & (np.asarray(world.opacities) > 1 / 255)
     seen = np.zeros(len(means), bool)
     for view in range(alpha.shape[0]):
-        one = Camera(
-            jax.tree.map(lambda x, v=view: x[v], camera.intrinsics), camera.world_from_camera[view]
-        )
-        uv, depth = one.project(means)
+        uv, depth = camera.at(view).project(means)
         inside = inside_image(uv, depth, camera.height, camera.width)
         column = np.clip(uv[:, 0].astype(int), 0, camera.width - 1)
         row = np.clip(uv[:, 1].astype(int), 0, camera.height - 1)

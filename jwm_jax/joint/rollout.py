@@ -25,9 +25,8 @@ from jwm_jax.scene import (
     Scene,
     Tracks,
     Trajectory,
-    draw_layout,
     ego_motion,
-    tiny_size,
+    layout_frames,
 )
 from jwm_jax.worldgen import Conditions, WorldGen
 from jwm_jax.worldrec import WorldRec, measured_depth
@@ -144,7 +143,8 @@ class JointWorldModel:
                 f"rollout: the trajectory has {trajectory.num_frames} frames; one chunk needs "
                 f"{CHUNK}."
             )
-        clip = clip.resized(*tiny_size(clip.cameras[0].height, clip.cameras[0].width))
+        lens = clip.cameras[0]
+        clip = clip.resized(*self.gen.config.picture_size(lens.height, lens.width))
         edited, tracks = tracks is not None, clip.tracks if tracks is None else tracks
         rig = clip.rig(clip.num_frames - 1)
         seconds = {"reconstruct": 0.0, "prior": [], "generate": [], "feedback": []}
@@ -162,7 +162,8 @@ class JointWorldModel:
         row, added, overflow = 0, [], 0
         if use_prior and key_frame_every:
             row = scene.gaussians.capacity
-            per_key_frame = self.rec.config.capacity(clip.num_views, *clip.images.shape[2:4])
+            size = self.rec.config.picture_size(*clip.images.shape[2:4])
+            per_key_frame = self.rec.config.capacity(clip.num_views, *size)
             scene = with_room(scene, per_key_frame * (chunks // key_frame_every))
 
         style = _known_style(self.gen, clip.style)
@@ -203,7 +204,7 @@ class JointWorldModel:
             due = use_prior and key_frame_every and (chunk + 1) % key_frame_every == 0
             if due and 1 - alpha[:, -1, alpha.shape[2] // 2 :].mean() >= key_frame_holes:
                 start = clock.perf_counter()
-                last = tuple(_one(c, CHUNK - 1) for c in cameras)
+                last = tuple(c.at(CHUNK - 1) for c in cameras)
                 scene, count = extend_scene(
                     self.rec,
                     scene,
@@ -248,15 +249,8 @@ def _motion(clip: Clip, trajectory: Trajectory) -> np.ndarray:
 
 
 def _layout(cameras, tracks, lane_map, times) -> np.ndarray | None:
-    """Layout frames [V, T, H, W, 3], or None where nothing is known of boxes and lanes."""
-    if tracks is None and lane_map is None:
-        return None
-
-    def drawn(camera):
-        when = enumerate(times)
-        return np.stack([draw_layout(_one(camera, i), tracks, lane_map, float(t)) for i, t in when])
-
-    return np.stack([drawn(camera) for camera in cameras])
+    """Layout frames [V, T, H, W, 3] of cameras that all see the same instants, or None."""
+    return layout_frames(cameras, tracks, lane_map, np.stack([times] * len(cameras), axis=1))
 
 
 def things_of(scene: Scene, tracks: Tracks) -> Tracks:
@@ -293,10 +287,6 @@ def _prior(scene: Scene, cameras: tuple[Camera, ...], times) -> tuple[np.ndarray
     drawn = [render_prior(scene, camera, when) for camera in cameras]
     left_out = sum(int(p.overflow.sum()) for p in drawn)
     return np.stack([p.rgb for p in drawn]), np.stack([p.alpha for p in drawn]), left_out
-
-
-def _one(camera: Camera, t: int) -> Camera:
-    return jax.tree.map(lambda x: x[t], camera)
 
 
 def _known_style(gen: WorldGen, style: Mapping[str, str] | None) -> dict[str, str] | None:

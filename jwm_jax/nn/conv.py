@@ -15,32 +15,37 @@ from jaxtyping import Float
 
 
 class Conv(nn.Module):
-    """A stride-1 convolution, zero-padded to keep the size, with named parameter axes.
+    """A convolution with named parameter axes, zero-padded by half its kernel on every side.
 
     Parameters are float32: ``kernel`` [k, k, conv_in, conv_out] and ``bias`` [conv_out].
 
     Attributes:
         features: output channels.
         size: side of the square kernel (odd).
+        stride: distance between outputs, in inputs; 1 keeps the size.
+        depthwise: whether each channel is filtered by itself (``features`` equals the input's).
         scale: factor on the He-normal initial kernel; small values start a branch near zero.
         dtype: type in which the convolution is computed.
     """
 
     features: int
     size: int = 3
+    stride: int = 1
+    depthwise: bool = False
     scale: float = 1.0
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self, inputs: Float[jax.Array, "batch height width in"]
-    ) -> Float[jax.Array, "batch height width out"]:
-        """Returns the convolved map [batch, height, width, features] in ``dtype``."""
+    ) -> Float[jax.Array, "batch height_out width_out out"]:
+        """Returns the map of ceil(size / stride) rows and columns in ``dtype``."""
+        groups = inputs.shape[-1] if self.depthwise else 1
         initial = nn.initializers.variance_scaling(2.0 * self.scale**2, "fan_in", "normal")
         kernel = self.param(
             "kernel",
             nn.with_logical_partitioning(initial, (None, None, "conv_in", "conv_out")),
-            (self.size, self.size, inputs.shape[-1], self.features),
+            (self.size, self.size, inputs.shape[-1] // groups, self.features),
             jnp.float32,
         )
         bias = self.param(
@@ -49,12 +54,14 @@ class Conv(nn.Module):
             (self.features,),
             jnp.float32,
         )
+        margin = self.size // 2
         outputs = jax.lax.conv_general_dilated(
             inputs.astype(self.dtype),
             kernel.astype(self.dtype),
-            window_strides=(1, 1),
-            padding="SAME",
+            window_strides=(self.stride, self.stride),
+            padding=((margin, margin), (margin, margin)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
         )
         return outputs + bias.astype(self.dtype)
 

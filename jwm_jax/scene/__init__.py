@@ -1,8 +1,23 @@
 """Types and geometry: what a drive, a scene and a camera are. See README.md in this folder."""
 
-from jwm_jax.scene.cameras import Camera, Intrinsics, Rig, inside_image, stack_cameras
-from jwm_jax.scene.clip import Clip, tiny_size
-from jwm_jax.scene.drawing import color_depth, contact_sheet, draw_boxes, draw_layout, draw_lidar
+from jwm_jax.scene.cameras import (
+    Camera,
+    Intrinsics,
+    Rig,
+    inside_image,
+    shift_half_pixel,
+    stack_cameras,
+)
+from jwm_jax.scene.clip import Clip, fitted_size
+from jwm_jax.scene.drawing import (
+    clip_layout,
+    color_depth,
+    contact_sheet,
+    draw_boxes,
+    draw_layout,
+    draw_lidar,
+    layout_frames,
+)
 from jwm_jax.scene.gaussians import Gaussians, concatenate, make_gaussians
 from jwm_jax.scene.lane_map import LINE_KINDS, LaneMap
 from jwm_jax.scene.ply import read_ply, write_ply
@@ -42,6 +57,7 @@ __all__ = [
     "Tracks",
     "Trajectory",
     "box_corners",
+    "clip_layout",
     "color_depth",
     "concatenate",
     "contact_sheet",
@@ -49,9 +65,11 @@ __all__ = [
     "draw_layout",
     "draw_lidar",
     "ego_motion",
+    "fitted_size",
     "inside_image",
     "interpolate_transforms",
     "invert_transform",
+    "layout_frames",
     "make_gaussians",
     "make_transform",
     "matrix_to_quat",
@@ -61,10 +79,10 @@ __all__ = [
     "quat_slerp",
     "quat_to_matrix",
     "read_ply",
+    "shift_half_pixel",
     "stack_cameras",
     "static_field",
     "texel_directions",
-    "tiny_size",
     "transform_points",
     "write_ply",
     "yaw_rotation",

@@ -4,8 +4,10 @@ OpenCV axes (x right, y down, z forward); pixel (0, 0) has its centre at (0.5, 0
 (u, v) with depth z lies at K^-1 (u, v, 1) z in camera coordinates.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -37,14 +39,20 @@ class Intrinsics:
         """The same lens with its image stretched to another size."""
         xp = array_module(self.K)
         scale = xp.asarray([[width / self.width], [height / self.height], [1.0]], self.K.dtype)
-        return Intrinsics(
-            K=self.K * scale,
-            width=width,
-            height=height,
-            distortion=self.distortion,
-            rolling_shutter=self.rolling_shutter,
-            model=self.model,
-        )
+        return replace(self, K=self.K * scale, width=width, height=height)
+
+    def at_poses(self, world_from_camera: Float[Array, "*b 4 4"]) -> "Camera":
+        """Cameras with this lens, one a pose; their arrays are of the poses' kind and type."""
+        xp = array_module(world_from_camera)
+        leading = world_from_camera.shape[:-2]
+
+        def repeated(values):
+            values = xp.asarray(values, world_from_camera.dtype)
+            return xp.broadcast_to(values, (*leading, *values.shape))
+
+        distortion = None if self.distortion is None else repeated(self.distortion)
+        lens = replace(self, K=repeated(self.K), distortion=distortion)
+        return Camera(lens, world_from_camera)
 
     def pixel_rays(self) -> Float[Array, "*b h w 3"]:
         """Camera-frame directions through the pixel centres, with z = 1."""
@@ -104,6 +112,10 @@ class Camera:
         directions = xp.einsum("...ij,...hwj->...hwi", rotation, directions)
         return self.world_from_camera[..., :3, 3], directions
 
+    def at(self, index: int) -> "Camera":
+        """One of several cameras, or the cameras at one entry of the first leading axis."""
+        return jax.tree.map(lambda x: x[index], self)
+
     def translated(self, right: float) -> "Camera":
         """The camera moved sideways along its own x axis by `right` metres."""
         xp = array_module(self.world_from_camera)
@@ -114,6 +126,11 @@ class Camera:
             axis=-1,
         )
         return Camera(self.intrinsics, moved)
+
+
+def shift_half_pixel(K: Float[np.ndarray, "*b 3 3"]) -> Float[np.ndarray, "*b 3 3"]:
+    """K for pixel centres at (0.5, 0.5) from K for pixel centres at whole numbers; float64."""
+    return np.asarray(K, np.float64) + np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
 
 
 def project_local(
@@ -155,24 +172,11 @@ class Rig(NamedTuple):
         """One camera a view at the given ego pose(s); leading axes of the poses are kept."""
         xp = array_module(world_from_ego)
         poses = [world_from_ego @ xp.asarray(e, world_from_ego.dtype) for e in self.ego_from_camera]
-        return tuple(Camera(_batched(i, p), p) for i, p in zip(self.intrinsics, poses, strict=True))
+        return tuple(i.at_poses(p) for i, p in zip(self.intrinsics, poses, strict=True))
 
     def resized(self, height: int, width: int) -> "Rig":
         """The rig with every image stretched to one size."""
         return self._replace(intrinsics=tuple(i.resized(height, width) for i in self.intrinsics))
-
-
-def _batched(intrinsics: Intrinsics, pose: Array) -> Intrinsics:
-    xp = array_module(pose)
-    K = xp.broadcast_to(xp.asarray(intrinsics.K, pose.dtype), (*pose.shape[:-2], 3, 3))
-    return Intrinsics(
-        K=K,
-        width=intrinsics.width,
-        height=intrinsics.height,
-        distortion=intrinsics.distortion,
-        rolling_shutter=intrinsics.rolling_shutter,
-        model=intrinsics.model,
-    )
 
 
 def stack_cameras(cameras: list[Camera] | tuple[Camera, ...]) -> Camera:

@@ -76,6 +76,10 @@ class Clip:
         """The camera of one picture (host arrays)."""
         return Camera(self.cameras[v], self.world_from_camera[t, v])
 
+    def camera_path(self, v: int) -> Camera:
+        """The camera of one view at every instant, with leading axis T (host arrays)."""
+        return self.cameras[v].at_poses(self.world_from_camera[:, v])
+
     def rig(self, t: int = 0) -> Rig:
         """The cameras as fixed to the vehicle at instant t."""
         ego_from_world = invert_transform(self.world_from_ego[t])
@@ -109,6 +113,17 @@ class Clip:
             depth=None if self.depth is None else tuple(self.depth[i][f] for i in v),
         )
 
+    def rebased(self) -> "Clip":
+        """The clip with the ego frame of its first instant as its world."""
+        new_from_old = invert_transform(self.world_from_ego[0])
+        return replace(
+            self,
+            world_from_ego=new_from_old @ self.world_from_ego,
+            world_from_camera=new_from_old @ self.world_from_camera,
+            tracks=None if self.tracks is None else self.tracks.moved(new_from_old),
+            map=None if self.map is None else self.map.moved(new_from_old),
+        )
+
     def resized(self, height: int, width: int) -> "Clip":
         """Every picture stretched to one size and stacked to [T, V, height, width, 3].
 
@@ -126,9 +141,16 @@ class Clip:
         )
 
 
-def tiny_size(height: int, width: int) -> tuple[int, int]:
-    """Size of the `tiny` models' images at this aspect: 96 rows, columns a multiple of 16."""
-    return 96, max(16, 16 * round(96 * width / height / 16))
+def fitted_size(height: int, width: int, rows: int, multiple: int) -> tuple[int, int]:
+    """Rows and columns of a picture brought to ``rows`` rows at about its own aspect.
+
+    Args:
+        height: Rows of the picture.
+        width: Columns of the picture.
+        rows: Rows it shall have.
+        multiple: The columns are a multiple of this many, and at least as many.
+    """
+    return rows, max(multiple, multiple * round(rows * width / height / multiple))
 
 
 def _resize_all(images: np.ndarray, height: int, width: int) -> np.ndarray:

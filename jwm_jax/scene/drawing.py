@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from jwm_jax.scene.cameras import Camera, inside_image
+from jwm_jax.scene.clip import Clip
 from jwm_jax.scene.lane_map import LaneMap
 from jwm_jax.scene.tracks import CATEGORIES, Tracks, box_corners
 from jwm_jax.scene.transforms import invert_transform, transform_points
@@ -83,6 +84,36 @@ def draw_layout(
     if tracks is not None and tracks.num_tracks:
         _draw_solid_boxes(draw, pixels, tracks, time)
     return np.asarray(canvas.reduce(scale))
+
+
+def layout_frames(
+    cameras: Sequence[Camera],
+    tracks: Tracks | None,
+    lane_map: LaneMap | None,
+    times: Float[np.ndarray, "t v"],
+) -> UInt8[np.ndarray, "v t h w 3"] | None:
+    """`draw_layout` for every view and instant, or None where neither boxes nor lines are known.
+
+    Args:
+        cameras: One a view, each with leading axis T; all of one size.
+        tracks: Boxes, or None.
+        lane_map: Lines, or None.
+        times: On the tracks' clock, seconds.
+    """
+    if tracks is None and lane_map is None:
+        return None
+
+    def view(camera: Camera, when: np.ndarray) -> np.ndarray:
+        drawn = (draw_layout(camera.at(t), tracks, lane_map, time) for t, time in enumerate(when))
+        return np.stack(list(drawn))
+
+    return np.stack([view(*pair) for pair in zip(cameras, times.T, strict=True)])
+
+
+def clip_layout(clip: Clip) -> UInt8[np.ndarray, "v t h w 3"] | None:
+    """The layout frames of a clip whose views have one size; see `layout_frames`."""
+    paths = [clip.camera_path(v) for v in range(clip.num_views)]
+    return layout_frames(paths, clip.tracks, clip.map, clip.times)
 
 
 def draw_boxes(

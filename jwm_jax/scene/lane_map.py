@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
+
+from jwm_jax.scene.transforms import transform_points
 
 LINE_KINDS = ("lane_divider", "lane_solid", "road_edge", "crosswalk", "centerline")
 """What a polyline can be. A crosswalk is the closed outline of its area."""
@@ -28,3 +31,8 @@ class LaneMap:
         unknown = sorted(set(self.kinds) - set(LINE_KINDS))
         if unknown:
             raise ValueError(f"lane map: unknown kinds {unknown}; expected some of {LINE_KINDS}.")
+
+    def moved(self, new_from_old: Float[np.ndarray, "4 4"]) -> "LaneMap":
+        """The same lines with their world expressed in another frame."""
+        lines = tuple(transform_points(new_from_old, line) for line in self.polylines)
+        return LaneMap(lines, self.kinds)

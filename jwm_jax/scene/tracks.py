@@ -1,5 +1,7 @@
 """Box tracks: what moves, how large it is, and where it is when."""
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -8,6 +10,7 @@ from jwm_jax.scene.transforms import (
     array_module,
     interpolation_weights,
     make_transform,
+    matrix_to_quat,
     quat_slerp,
     quat_to_matrix,
 )
@@ -94,15 +97,12 @@ class Tracks:
 
     def shifted(self, seconds: float) -> "Tracks":
         """The same motion, `seconds` later."""
-        return Tracks(
-            times=self.times + seconds,
-            centers=self.centers,
-            quats=self.quats,
-            sizes=self.sizes,
-            valid=self.valid,
-            category=self.category,
-            ids=self.ids,
-        )
+        return replace(self, times=self.times + seconds)
+
+    def moved(self, new_from_old: Float[np.ndarray, "4 4"]) -> "Tracks":
+        """The same boxes with their world expressed in another frame (host arrays)."""
+        boxes = new_from_old @ make_transform(quat_to_matrix(self.quats), self.centers)
+        return replace(self, centers=boxes[..., :3, 3], quats=matrix_to_quat(boxes[..., :3, :3]))
 
     def on_device(self, start: float, count: int | None = None) -> "Tracks":
         """Float32 tracks on the scene's clock: seconds since `start`, padded to `count` things.

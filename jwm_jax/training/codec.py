@@ -28,12 +28,12 @@ from jaxtyping import Float, Float32
 
 from jwm_jax.data.records import decode_clip
 from jwm_jax.data.tfds_clips import open_records
+from jwm_jax.data.video import read_video
 from jwm_jax.errors import DataError, UsageError
+from jwm_jax.scene.drawing import clip_layout
 from jwm_jax.training.codec_data import (
     VideoPool,
-    layout_video,
     make_pool,
-    read_video,
     sample_crops,
     sample_patches,
 )
@@ -144,8 +144,8 @@ class CodecExperiment(ExperimentConfig):
         datasets: Folders of clips made by `jwm data make`.
         dataset_shares: Share of the crops that come from each dataset's pictures.
         layout_share: Share of the crops that come from layout frames of the datasets' clips.
-        video: A real video to take crops from as well; "$NAME" is replaced by the environment
-            variable, and a file that does not exist is left out with a message. Empty for none.
+        video: A real video to take crops from as well, at the rows of the first dataset's pictures;
+            "$NAME" is replaced by the environment variable. Empty for none.
         video_share: Share of the crops that come from the video.
         max_clips: Most clips to read of a dataset (they are kept in memory).
         held_out: Clips at the end of each dataset that are kept for evaluation.
@@ -220,15 +220,12 @@ def read_pools(config: CodecExperiment) -> tuple[VideoPool, dict[str, list[np.nd
             pool = held_out if index >= count - config.held_out else videos
             for view in range(clip.num_views):
                 pool.setdefault(group, []).append(clip.view(view))
-            if index % 4 == 0 and (clip.tracks is not None or clip.map is not None):
-                pool["layout"].append(layout_video(clip))
-    path = Path(os.path.expandvars(config.video)).expanduser()
-    if config.video and path.is_file():
-        videos["video"] = read_video(path)
-    elif config.video:
-        raise DataError(
-            f"video {path} does not exist; leave it out with --set video= or set JWM_DATA."
-        )
+            layout = clip_layout(clip.select(views=[0])) if index % 4 == 0 else None
+            if layout is not None:
+                pool["layout"].append(layout[0])
+    if config.video:
+        rows = videos[Path(config.datasets[0]).expanduser().name][0].shape[1]
+        videos["video"] = [read_video(config.video, rows, without="--set video=")]
     needed = (config.crop_frames, config.crop_height, config.crop_width)
     for group, members in videos.items():
         for video in members:

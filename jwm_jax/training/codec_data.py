@@ -6,16 +6,11 @@ it would have seen.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import av
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image
 
 from jwm_jax.errors import DataError
-from jwm_jax.scene.clip import Clip, tiny_size
-from jwm_jax.scene.drawing import draw_layout
 from jwm_jax.worldgen.codec_network import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 
 
@@ -99,32 +94,3 @@ def sample_patches(pool: VideoPool, count: int, seed: int) -> Float32[np.ndarray
     p = PIXELS_PER_LATENT
     blocks = groups.reshape(count, FRAMES_PER_LATENT, 48 // p, p, 96 // p, p, 3)
     return blocks.transpose(0, 2, 4, 3, 5, 1, 6).reshape(-1, FRAMES_PER_LATENT * p * p * 3)
-
-
-def layout_video(clip: Clip, view: int = 0) -> UInt8[np.ndarray, "frames height width 3"]:
-    """The layout frames of one view of a clip: its boxes and lane lines on black."""
-    frames = [
-        draw_layout(clip.camera(t, view), clip.tracks, clip.map, float(clip.times[t, view]))
-        for t in range(clip.num_frames)
-    ]
-    return np.stack(frames)
-
-
-def read_video(path: Path) -> list[np.ndarray]:
-    """Reads a video at the `tiny` models' size, as one or more uint8 [T, 96, W, 3] pieces.
-
-    Raises:
-        DataError: the file cannot be decoded.
-    """
-    frames = []
-    try:
-        with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
-                height, width = tiny_size(frame.height, frame.width)
-                picture = frame.to_image().resize((width, height), Image.Resampling.BOX)
-                frames.append(np.asarray(picture))
-    except av.error.FFmpegError as error:
-        raise DataError(f"{path} is not a video that can be decoded ({error}).") from error
-    if not frames:
-        raise DataError(f"{path} holds no video frame.")
-    return [np.stack(frames)]

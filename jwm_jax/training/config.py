@@ -127,6 +127,8 @@ def override(config: ExperimentConfig, changes: dict[str, Any]) -> ExperimentCon
 def drift(saved: dict[str, Any], config: ExperimentConfig) -> list[str]:
     """Fields in which a saved config differs from this one, apart from `RESUMABLE`.
 
+    A field that the config was saved without, because it did not exist yet, counts as its default.
+
     Args:
         saved: Parsed config.json of a run.
         config: Config of the run that wants to resume.
@@ -134,14 +136,22 @@ def drift(saved: dict[str, Any], config: ExperimentConfig) -> list[str]:
     Returns:
         Lines "field: saved -> now"; empty when the run may be resumed.
     """
-    now = json.loads(to_json(config))
-    before, after = _leaves(saved), _leaves(now)
+    before, after = _leaves(_completed(saved, type(config))), _leaves(json.loads(to_json(config)))
     return [
         f"{name}: {before.get(name, 'absent')!r} -> {after.get(name, 'absent')!r}"
         for name in sorted(before.keys() | after.keys())
         if name.split(".")[0] not in RESUMABLE
         and before.get(name, "absent") != after.get(name, "absent")
     ]
+
+
+def _completed(saved: dict[str, Any], kind: type) -> dict[str, Any]:
+    """A saved config with the fields it lacks, if it can be read as a config of this kind."""
+    fields = {name: value for name, value in saved.items() if name != "experiment"}
+    try:
+        return saved | to_dict(from_dict(kind, fields))
+    except UsageError:
+        return saved
 
 
 def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -8,26 +8,19 @@ same weights generate without one.
 
 import hashlib
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jwm_jax.errors import UsageError
 from jwm_jax.joint.prior import render_prior
-from jwm_jax.scene import Camera, Clip, Intrinsics
-from jwm_jax.training.latents import LatentSet, LatentSource, encode_clip, encode_prior
+from jwm_jax.scene import Clip
 from jwm_jax.training.teacher_forcing import (
     TeacherForcingExperiment,
     TeacherForcingTask,
-    teacher_forcing_loss,
 )
-from jwm_jax.training.worldgen_task import NoiseConfig
-from jwm_jax.worldgen import WorldGen
-from jwm_jax.worldgen.conditions import drop_conditions
 from jwm_jax.worldrec import DepthSource, WorldRec, measured_depth
 
 DEPTHS = ("network", "measured", "mixed")
@@ -100,68 +93,9 @@ def first_instant_prior(
     """
     scene = rec(clip.select([0]), depth)
     pictures, alphas = [], []
-    for view, lens in enumerate(clip.cameras):
-        K = np.broadcast_to(np.asarray(lens.K, np.float32), (clip.num_frames, 3, 3))
-        poses = clip.world_from_camera[:, view].astype(np.float32)
-        camera = Camera(Intrinsics(K=K, width=lens.width, height=lens.height), poses)
+    for view in range(clip.num_views):
         times = (clip.times[:, view] - scene.start).astype(np.float32)
-        drawn = render_prior(scene, camera, times)
+        drawn = render_prior(scene, clip.camera_path(view), times)
         pictures.append(np.asarray(drawn.rgb))
         alphas.append(np.asarray(drawn.alpha))
     return np.stack(pictures), np.stack(alphas)
-
-
-def held_out_flow_loss(
-    rec: WorldRec, gen: WorldGen, clips: Iterable[Clip]
-) -> dict[str, dict[str, float]]:
-    """The teacher-forced flow loss on clips that no training has seen, without and with the prior.
-
-    Every clip's frames after the first are denoised once from their true past, at noise levels
-    drawn as in training from a fixed key. The scene is that of `JointWorldModel.rollout`: the
-    first instant, with measured depth where the clip has it.
-
-    Args:
-        rec: makes the scenes.
-        gen: the generator.
-        clips: one-view clips of 1 + 4k frames whose sides the codec divides.
-
-    Returns:
-        Row to {"flow loss", "x0 mse"}, both in units of a latent's variance.
-    """
-    rows = []
-    for clip in clips:
-        height, width = clip.images[0].shape[1:3]
-        source = LatentSource(
-            frames=clip.num_frames,
-            window=1 + clip.num_frames // 4,
-            height=height,
-            width=width,
-            mirror=False,
-        )
-        (row,) = encode_clip(clip, source, gen.config, gen.codec)
-        pictures = clip.view(0)[None]
-        rendered = first_instant_prior(rec, clip, measured_depth(clip))
-        prior, mask = encode_prior(pictures, *rendered, gen.codec)
-        rows.append({**row, "prior": prior, "prior_mask": mask, "held_out": np.asarray(True)})
-    data = LatentSet(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
-    frames = data.latents.shape[2]
-    windows = [jax.tree.map(jnp.asarray, data.window(i, 0, frames)) for i in range(len(rows))]
-
-    @jax.jit
-    def score(latents, conditions, key):
-        return teacher_forcing_loss(
-            gen.config, NoiseConfig(), gen.params, latents, conditions, key, {}, 0.0
-        )
-
-    def mean(hidden: float) -> dict[str, float]:
-        parts = []
-        for i, (latents, conditions) in enumerate(windows):
-            key = jax.random.key(i)
-            given = drop_conditions(key, conditions, {"prior": hidden})
-            parts.append(score(latents, given, key))
-        return {
-            "flow loss": round(float(np.mean([p[0] for p in parts])), 4),
-            "x0 mse": round(float(np.mean([p[1]["x0_mse"] for p in parts])), 4),
-        }
-
-    return {"no prior": mean(1.0), "prior": mean(0.0)}

@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jwm_jax.data.video import read_video
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.scene.clip import Clip
-from jwm_jax.scene.drawing import draw_layout
+from jwm_jax.scene.drawing import clip_layout
 from jwm_jax.scene.trajectory import ego_motion
 from jwm_jax.training.progress import duration
 from jwm_jax.worldgen.codec import VideoCodec
@@ -258,7 +259,10 @@ def _encode_all(
         if time.monotonic() - reported > REPORT_SECONDS:
             reported = time.monotonic()
             say(f"encoded {len(rows)} examples in {duration(reported - began)}")
-    for video in _videos(source):
+    for name in source.videos if source.views == 1 else ():
+        video = read_video(
+            name, source.height, source.width, rate=10.0, without="--set source.videos=[]"
+        )
         for row in _encode_video(video, source, config, codec):
             rows.append({**row, "held_out": np.asarray(False)})
     if not rows:
@@ -341,7 +345,7 @@ def encode_clip(
         codec: encodes pictures and layout.
     """
     pictures = np.stack([clip.view(v) for v in range(clip.num_views)])
-    layout = _layout(clip)
+    layout = clip_layout(clip)
     h, w = source.height // 8, source.width // 8
     rays = camera_rays(clip.rig(), h, w)
     motion = ego_motion(clip.world_from_ego, clip.times[:, 0])
@@ -377,49 +381,6 @@ def _encode_video(
                 "style": style_codes(config, None),
                 "rays": np.zeros((1, h, w, 6), np.float32),
             }
-
-
-def _videos(source: LatentSource) -> Iterator[np.ndarray]:
-    """Videos at about 10 frames a second, cropped to the middle columns."""
-    import av
-    from PIL import Image
-
-    for name in source.videos if source.views == 1 else ():
-        path = Path(os.path.expandvars(name)).expanduser()
-        if not path.is_file():
-            raise DataError(
-                f"video {path} does not exist; leave it out with --set source.videos=[] or set "
-                "JWM_DATA."
-            )
-        frames = []
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stride = max(1, round(float(stream.average_rate or 10) / 10))
-            for index, frame in enumerate(container.decode(stream)):
-                if index % stride == 0:
-                    columns = max(source.width, round(frame.width * source.height / frame.height))
-                    picture = frame.to_image().resize(
-                        (columns, source.height), Image.Resampling.BOX
-                    )
-                    left = (columns - source.width) // 2
-                    frames.append(np.asarray(picture)[:, left : left + source.width])
-        yield np.stack(frames)
-
-
-def _layout(clip: Clip) -> np.ndarray | None:
-    if clip.tracks is None and clip.map is None:
-        return None
-    return np.stack(
-        [
-            np.stack(
-                [
-                    draw_layout(clip.camera(t, v), clip.tracks, clip.map, float(clip.times[t, v]))
-                    for t in range(clip.num_frames)
-                ]
-            )
-            for v in range(clip.num_views)
-        ]
-    )
 
 
 def _rgb(pictures: np.ndarray, source: LatentSource, codec: VideoCodec) -> dict[str, np.ndarray]:

@@ -69,6 +69,14 @@ class WorldGenExperiment(ExperimentConfig):
     dropout: dict[str, float] = field(default_factory=lambda: dict(DROPOUT))
     init_from: str | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source.height != self.model.height:
+            raise UsageError(
+                f"source.height {self.source.height} and model.height {self.model.height} must be "
+                "equal: the model is used at the picture height it was trained at."
+            )
+
 
 class WorldGenTask(Task):
     """Base of the generator's tasks; `loss` has to be written.

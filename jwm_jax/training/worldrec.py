@@ -22,11 +22,11 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Bool, Float
 
-import jwm_kernels
+from jwm_jax.data.pipeline import batches_of
 from jwm_jax.data.records import decode_clip, read_header
 from jwm_jax.data.tfds_clips import open_records
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.scene import Camera, Clip, Intrinsics, Scene, Tracks, invert_transform
+from jwm_jax.scene import Camera, Clip, Intrinsics, Scene, Tracks
 from jwm_jax.scene.pytree import Array, pytree_dataclass
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.sampling import example_indices, step_rng
@@ -166,18 +166,15 @@ class WorldRecTask(Task):
 
     def batches(self, start_step: int, rows: slice) -> Iterator[Batch]:
         """Examples drawn from (seed, step, row) alone."""
-        config = self.config
-        records = self._open()
-        step = start_step
-        while True:
+        config, records = self.config, self._open()
+
+        def example(step: int, row: int) -> Batch:
             index = example_indices(config.seed, step, len(records), config.batch_size)
-            examples = []
-            for row in range(rows.start, rows.stop):
-                source, place = records[index[row]]
-                rng = step_rng(config.seed, step, row)
-                examples.append(make_example(config.model, config.sampling, source[place], rng))
-            yield jax.tree.map(lambda *x: np.stack(x), *examples)
-            step += 1
+            source, place = records[index[row]]
+            rng = step_rng(config.seed, step, row)
+            return make_example(config.model, config.sampling, source[place], rng)
+
+        return batches_of(example, start_step, range(config.batch_size)[rows])
 
     def warm_start(self, params: Any) -> Any:
         """The weights of `config.init_from`, if it names any."""
@@ -386,7 +383,7 @@ def batch_loss(
     """Mean loss of a batch's scenes and its parts."""
     network = WorldRecNetwork(model)
     results = jax.vmap(lambda p: network.apply({"params": params}, p))(batch.pictures)
-    size = batch.images.shape[2:4]
+    height, width = batch.images.shape[2:4]
 
     def draw(scene_index, target):
         def pick(x):
@@ -398,8 +395,11 @@ def batch_loss(
             sky=jax.tree.map(pick, results.sky),
             tau=model.tau,
         )
-        picture, overflow = render(scene, *jax.tree.map(pick, target), size, slots)
-        return picture, overflow
+        K, pose, time = jax.tree.map(pick, target)
+        camera = Camera(Intrinsics(K=K, width=width, height=height), pose)
+        room = -(-int(slots * scene.gaussians.capacity) // 1024) * 1024
+        picture = scene.render(camera, time, capacity=room)
+        return picture.rgb, picture.overflow.astype(jnp.float32)
 
     scenes, targets = batch.images.shape[:2]
     pairs = jnp.arange(scenes * targets)
@@ -419,21 +419,6 @@ def batch_loss(
     sky = sky_loss(flat(results.sky_logit), flat(batch.sky), flat(batch.sky_known))
     loss = loss + weights.depth * depth + weights.sky * sky
     return loss, {**parts, "depth": depth, "sky": sky, "overflow": overflow.mean()}
-
-
-def render(scene: Scene, K, pose, time, size: tuple[int, int], slots: float):
-    """One picture [h, w, 3] with sky, and how many (splat, tile) pairs did not fit."""
-    height, width = size
-    g = scene.compose(time)
-    capacity = -(-int(slots * g.capacity) // 1024) * 1024
-    colors, alphas, meta = jwm_kernels.rasterization(
-        g.means, g.quats, g.scales, g.opacities, g.colors,
-        invert_transform(pose)[None], K[None], width, height, capacity=capacity,
-    )  # fmt: skip
-    lens = Intrinsics(K=K, width=width, height=height)
-    _, directions = Camera(lens, pose).rays()
-    rgb = colors[0] + (1.0 - alphas[0]) * scene.sky.sample(directions)
-    return rgb, meta["overflow"].astype(jnp.float32)
 
 
 def card_text(config: WorldRecExperiment) -> str:

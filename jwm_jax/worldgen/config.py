@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from jwm_jax.scene.clip import fitted_size
+from jwm_jax.worldgen.codec_network import PIXELS_PER_LATENT
+
 STYLES = (
     ("time_of_day", ("noon", "morning", "evening", "night", "day", "dusk")),
     ("weather", ("clear", "overcast", "fog", "rain", "snow")),
@@ -13,6 +16,7 @@ class WorldGenConfig:
     """Shape of the transformer, of its memory and of its conditions.
 
     Attributes:
+        height: rows of the pictures; the width follows the aspect, see `picture_size`.
         dim: width of a token.
         num_layers: transformer blocks; a multiple of ``cross_view_every``.
         num_heads: attention heads; ``dim / num_heads`` is even.
@@ -32,6 +36,7 @@ class WorldGenConfig:
         remat: recompute activations of a layer in the backward pass.
     """
 
+    height: int = 96
     dim: int = 192
     num_layers: int = 6
     num_heads: int = 4
@@ -66,6 +71,15 @@ class WorldGenConfig:
                 f"WorldGenConfig: window must be at least 1 and sink at least 0 latent frames, got "
                 f"{self.window} and {self.sink}."
             )
+
+    @property
+    def pixels_per_token(self) -> int:
+        """Side of a token in pixels; pictures are a multiple of it high and wide."""
+        return self.patch * PIXELS_PER_LATENT
+
+    def picture_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns to which a picture of `height` x `width` pixels is resized."""
+        return fitted_size(height, width, self.height, self.pixels_per_token)
 
     @property
     def head_dim(self) -> int:

@@ -131,7 +131,7 @@ class WorldGen:
                 "first_frames must be [H, W, 3], [V, H, W, 3] or [B, V, H, W, 3], but its shape is "
                 f"{tuple(first_frames.shape)}."
             )
-        unit = 8 * self.config.patch
+        unit = self.config.pixels_per_token
         height, width = first_frames.shape[-3:-1]
         if height % unit or width % unit:
             raise ValueError(

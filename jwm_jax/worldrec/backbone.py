@@ -14,58 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jwm_jax.nn.conv import Conv
 from jwm_jax.nn.layers import Linear
 from jwm_jax.worldrec.config import StageConfig, WorldRecConfig
-
-
-class ImageConv(nn.Module):
-    """A convolution over NHWC maps, zero-padded, that may stride or keep channels apart.
-
-    Attributes:
-        features: Output channels.
-        size: Side of the square kernel, odd.
-        stride: Distance between outputs, in inputs.
-        depthwise: Whether each channel is filtered by itself (`features` equals the input's).
-        dtype: Type of the computation.
-    """
-
-    features: int
-    size: int = 3
-    stride: int = 1
-    depthwise: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, inputs: Float[jax.Array, "n h w c"]
-    ) -> Float[jax.Array, "n h_out w_out c_out"]:
-        """Returns the map of ceil(size / stride) rows and columns."""
-        groups = inputs.shape[-1] if self.depthwise else 1
-        kernel = self.param(
-            "kernel",
-            nn.with_logical_partitioning(
-                nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
-                (None, None, "conv_in", "conv_out"),
-            ),
-            (self.size, self.size, inputs.shape[-1] // groups, self.features),
-            jnp.float32,
-        )
-        bias = self.param(
-            "bias",
-            nn.with_logical_partitioning(nn.initializers.zeros_init(), ("conv_out",)),
-            (self.features,),
-            jnp.float32,
-        )
-        margin = self.size // 2
-        outputs = jax.lax.conv_general_dilated(
-            inputs.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=((margin, margin), (margin, margin)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=groups,
-        )
-        return outputs + bias.astype(self.dtype)
 
 
 class GroupNorm(nn.Module):
@@ -121,18 +72,18 @@ class Block(nn.Module):
         hidden = channels * stage.expansion
         x = inputs
         if stage.fused:
-            x = ImageConv(hidden, 3, self.stride, dtype=self.dtype, name="expand")(x)
+            x = Conv(hidden, 3, self.stride, dtype=self.dtype, name="expand")(x)
             x = nn.silu(GroupNorm(self.norm_group, name="expand_norm")(x))
         else:
-            x = ImageConv(hidden, 1, dtype=self.dtype, name="expand")(x)
+            x = Conv(hidden, 1, dtype=self.dtype, name="expand")(x)
             x = nn.silu(GroupNorm(self.norm_group, name="expand_norm")(x))
-            x = ImageConv(hidden, 3, self.stride, True, dtype=self.dtype, name="depthwise")(x)
+            x = Conv(hidden, 3, self.stride, depthwise=True, dtype=self.dtype, name="depthwise")(x)
             x = nn.silu(GroupNorm(self.norm_group, name="depthwise_norm")(x))
             means = x.mean((1, 2))
             gate = Linear(channels // 4, ("conv_in", "conv_out"), name="squeeze")(means)
             gate = Linear(hidden, ("conv_in", "conv_out"), name="excite")(nn.silu(gate))
             x = x * nn.sigmoid(gate)[:, None, None, :].astype(x.dtype)
-        x = ImageConv(stage.features, 1, dtype=self.dtype, name="project")(x)
+        x = Conv(stage.features, 1, dtype=self.dtype, name="project")(x)
         x = GroupNorm(self.norm_group, name="project_norm")(x)
         return x + inputs if x.shape == inputs.shape else x
 
@@ -159,7 +110,7 @@ class Backbone(nn.Module):
             One [n, h / 2^(i+1), w / 2^(i+1), pyramid] map a level i, finest first.
         """
         config = self.config
-        x = ImageConv(config.stem, 3, 2, dtype=self.dtype, name="stem")(inputs)
+        x = Conv(config.stem, 3, 2, dtype=self.dtype, name="stem")(inputs)
         x = nn.silu(GroupNorm(config.norm_group, name="stem_norm")(x))
         maps = []
         for i, stage in enumerate(config.stages):
@@ -173,11 +124,11 @@ class Backbone(nn.Module):
         levels = []
         above = None
         for i, level in reversed(list(enumerate(maps))):
-            x = ImageConv(config.pyramid, 1, dtype=self.dtype, name=f"lateral{i}")(level)
+            x = Conv(config.pyramid, 1, dtype=self.dtype, name=f"lateral{i}")(level)
             if above is not None:
                 x = x + enlarge(above, x.shape[1], x.shape[2])
             above = nn.silu(GroupNorm(config.norm_group, name=f"lateral{i}_norm")(x))
-            levels.append(ImageConv(config.pyramid, 3, dtype=self.dtype, name=f"smooth{i}")(above))
+            levels.append(Conv(config.pyramid, 3, dtype=self.dtype, name=f"smooth{i}")(above))
         return tuple(reversed(levels))
 
 

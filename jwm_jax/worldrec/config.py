@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from jwm_jax.scene.clip import fitted_size
+
+WIDTH_MULTIPLE = 16
+"""Columns of a picture are a multiple of this: the backbone's coarsest map has stride 16."""
+
 
 @dataclass(frozen=True)
 class StageConfig:
@@ -28,7 +33,7 @@ class WorldRecConfig:
     """Shape of a WorldRec. The defaults are `tiny`.
 
     Attributes:
-        height: Rows to which pictures are resized; the width follows the aspect.
+        height: Rows of the pictures; the width follows the aspect, see `picture_size`.
         cell: Rows and columns of pixels that one query covers.
         children: Rows and columns of Gaussians that a query decodes to, spread over its cell.
         width: Channels of queries.
@@ -91,6 +96,10 @@ class WorldRecConfig:
     def num_children(self) -> int:
         """Gaussians a query."""
         return self.children[0] * self.children[1]
+
+    def picture_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns to which a picture of `height` x `width` pixels is resized."""
+        return fitted_size(height, width, self.height, WIDTH_MULTIPLE)
 
     def bucket(self, pictures: int) -> int:
         """Smallest bucket that holds a number of pictures; beyond the last, multiples of it."""

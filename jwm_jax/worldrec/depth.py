@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Float
 
 from jwm_jax.errors import DataError
+from jwm_jax.nn.conv import Conv
 from jwm_jax.scene.clip import Clip
 from jwm_jax.scene.transforms import transform_points
-from jwm_jax.worldrec.backbone import ImageConv
 from jwm_jax.worldrec.config import WorldRecConfig
 
 FAR_PRIOR = 30.0
@@ -153,8 +153,8 @@ class DepthHead(nn.Module):
             Log depth, clipped to the config's range, and the logit of sky.
         """
         config = self.config
-        x = nn.silu(ImageConv(config.pyramid, 3, dtype=self.dtype, name="hidden")(features))
-        x = ImageConv(2, 3, dtype=self.dtype, name="out")(x).astype(jnp.float32)
+        x = nn.silu(Conv(config.pyramid, 3, dtype=self.dtype, name="hidden")(features))
+        x = Conv(2, 3, dtype=self.dtype, name="out")(x).astype(jnp.float32)
         low, high = np.log(config.min_depth), np.log(config.max_depth)
         return jnp.clip(prior + x[..., 0], low, high), x[..., 1] - 2.0
 

@@ -7,7 +7,7 @@ included, is the same thing to the network. Padding pictures have mask False and
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jwm_jax.scene.clip import Clip, tiny_size
+from jwm_jax.scene.clip import Clip
 from jwm_jax.scene.pytree import Array, pytree_dataclass
 from jwm_jax.scene.tracks import Tracks
 from jwm_jax.scene.transforms import invert_transform
@@ -47,11 +47,7 @@ class Pictures:
 def resized_for(config: WorldRecConfig, clip: Clip) -> Clip:
     """The clip at the model's picture size (aspect of its first view)."""
     first = clip.cameras[0]
-    height, width = tiny_size(first.height, first.width)
-    if config.height != height:
-        width = max(16, 16 * round(config.height * first.width / first.height / 16))
-        height = config.height
-    return clip.resized(height, width)
+    return clip.resized(*config.picture_size(first.height, first.width))
 
 
 def make_pictures(

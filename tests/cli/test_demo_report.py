@@ -8,7 +8,7 @@ import pytest
 
 from jwm_jax.cli.demo import Options, front_view
 from jwm_jax.cli.demo_report import write_report
-from jwm_jax.cli.demo_work import Future, Seen, street_pictures
+from jwm_jax.cli.demo_work import Future, Seen
 from jwm_jax.cli.output import left_out
 from jwm_jax.joint import Rollout
 from jwm_jax.scene import EGO_FROM_OPENCV, Clip, Intrinsics, Scene, make_gaussians
@@ -123,8 +123,3 @@ def test_the_front_view_is_found_by_name():
     assert front_view(("front_left", "front", "front_right")) == 1
     assert front_view(("CAM_BACK", "CAM_FRONT")) == 1
     assert front_view(("a", "b")) == 0
-
-
-def test_only_procedural_streets_know_other_places():
-    lens = Intrinsics(np.eye(3), WIDTH, HEIGHT)
-    assert street_pictures("kitti:somewhere", lens, np.eye(4)[None], np.zeros(1)) is None

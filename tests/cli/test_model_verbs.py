@@ -112,7 +112,7 @@ def test_reconstruct_writes_scene_and_views(frames, suffix, tmp_path, monkeypatc
     seen = []
 
     class Model:
-        config = SimpleNamespace(max_tracks=24)
+        config = jwm_jax.worldrec.WorldRecConfig()
 
         def __call__(self, clip, depth_source):
             assert depth_source is None, "a plain folder has no lidar"

@@ -1,27 +1,19 @@
-"""Clips survive storage; batches depend on seed and step alone."""
+"""Clips survive storage; batches depend on step and row alone."""
 
 import dataclasses
-import itertools
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
-from jwm_jax.data.pipeline import (
-    PipelineConfig,
-    clip_batches,
-    clip_dataset,
-    mirrored,
-    rebased,
-    window_arrays,
-)
+from jwm_jax.data.pipeline import batches_of
 from jwm_jax.data.records import decode_clip, encode_clip
 from jwm_jax.data.streets import FIRST_TEST_SEED, make_clip
 from jwm_jax.data.streets.make import StreetsConfig, make_dataset
 from jwm_jax.data.tfds_clips import load_dataset_clip, open_records, splits_of
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.scene import transform_points
 
 VIEWS = ("front_left", "front")
 STREETS = StreetsConfig(
@@ -85,78 +77,51 @@ def test_a_clip_without_extras_stays_without(clip):
     assert error < 3.0
 
 
-def test_batches_have_static_shapes_and_follow_seed_and_step(folder):
-    config = PipelineConfig((str(folder),), batch_size=2, frames=3, depth=True, lidar_points=64)
-    first = list(itertools.islice(clip_batches(config), 5))
-    assert first[0]["images"].shape == (2, 3, 1, 32, 48, 3)
-    assert first[0]["depth"].shape == (2, 3, 1, 32, 48)
-    assert first[0]["lidar"].shape == (2, 3, 64, 4)
-    assert first[0]["track_centers"].shape == (2, 32, 3, 3)
-    start = first[0]["world_from_ego"][:, 0]
-    np.testing.assert_allclose(start, np.eye(4)[None].repeat(2, 0), atol=1e-7)
-    assert (first[0]["times"][:, 0] == 0).all()
-    resumed = list(itertools.islice(clip_batches(config, start=3), 2))
-    for key in first[0]:
-        np.testing.assert_array_equal(first[3][key], resumed[0][key])
-        np.testing.assert_array_equal(first[4][key], resumed[1][key])
-    assert not np.array_equal(first[0]["images"], first[1]["images"])
-    other = clip_dataset(dataclasses.replace(config, seed=1))
-    assert not all(np.array_equal(other[i]["images"], first[i]["images"]) for i in range(3))
+@pytest.mark.parametrize("threads", [0, 3])
+def test_batches_depend_on_step_and_row_alone(threads):
+    def example(step, row):
+        time.sleep(0.01 * (row % 2))
+        return {"place": np.array([step, row])}
+
+    batches = batches_of(example, 5, [1, 2, 3], threads)
+    for step in (5, 6, 7):
+        expected = [[step, row] for row in (1, 2, 3)]
+        np.testing.assert_array_equal(next(batches)["place"], expected)
 
 
-def test_hosts_share_the_rows_of_one_global_batch(folder):
-    config = PipelineConfig((str(folder),), batch_size=4, frames=2)
-    whole = clip_dataset(config)[2]["images"]
-    parts = [
-        clip_dataset(dataclasses.replace(config, hosts=2, host=h))[2]["images"] for h in (0, 1)
-    ]
-    np.testing.assert_array_equal(whole, np.stack(parts, 1).reshape(whole.shape))
+def test_several_threads_read_a_dataset_at_once(folder):
+    records = open_records(folder)
+
+    def example(step, row):
+        clip = decode_clip(records[row % 3], frames=[step])
+        return np.stack([clip.view(v)[0] for v in range(clip.num_views)])
+
+    alone, together = (batches_of(example, 0, range(6), threads) for threads in (0, 4))
+    for _ in range(3):
+        batch = next(together)
+        assert batch.shape == (6, 2, 32, 48, 3)
+        np.testing.assert_array_equal(batch, next(alone))
 
 
-def test_windows_beyond_a_clip_and_bad_folders_are_refused(folder, tmp_path):
-    record = open_records(folder)[0]
-    config = PipelineConfig((str(folder),), frames=7)
-    with pytest.raises(DataError, match="6 frames"):
-        window_arrays(record, config, np.random.default_rng(0))
+def test_a_broken_example_is_reported_as_what_it_is():
+    def example(step, row):
+        if step == 2:
+            raise DataError("record 7 is broken")
+        return np.zeros(1)
+
+    batches = batches_of(example, 0, range(2))
+    assert [next(batches).shape for _ in range(2)] == [(2, 1)] * 2
+    with pytest.raises(DataError, match="record 7"):
+        next(batches)
+
+
+def test_bad_folders_and_places_are_refused(folder, tmp_path):
     with pytest.raises(DataError, match="dataset_info"):
-        clip_dataset(PipelineConfig((str(tmp_path),)))
+        open_records(tmp_path)
     with pytest.raises(DataError, match="split"):
         open_records(folder, "test")
     with pytest.raises(UsageError, match="index"):
         load_dataset_clip(f"dataset:{folder}?index=3")
-
-
-def test_a_mirrored_clip_is_consistent_with_itself(clip):
-    flipped = mirrored(clip)
-    np.testing.assert_allclose(np.linalg.det(flipped.world_from_camera[..., :3, :3]), 1.0)
-    mirror = np.array([1.0, -1.0, 1.0])
-    points = clip.tracks.centers[:, 2]
-    for v in range(clip.num_views):
-        uv, depth = clip.camera(2, v).project(points)
-        uv_flipped, depth_flipped = flipped.camera(2, v).project(points * mirror)
-        ahead = depth > 0.1
-        np.testing.assert_allclose(depth, depth_flipped, atol=1e-9)
-        width = clip.cameras[v].width
-        np.testing.assert_allclose(uv_flipped[ahead, 0], width - uv[ahead, 0], atol=1e-6)
-        np.testing.assert_array_equal(flipped.view(v), clip.view(v)[:, :, ::-1])
-    boxes, _ = clip.tracks.at(clip.start)
-    boxes_flipped, _ = flipped.tracks.at(clip.start)
-    front = np.array([[2.0, 0.0, 0.0]])
-    there = np.stack([transform_points(b, front)[0] for b in boxes])
-    there_flipped = np.stack([transform_points(b, front)[0] for b in boxes_flipped])
-    np.testing.assert_allclose(there_flipped, there * mirror, atol=1e-9)
-
-
-def test_rebasing_keeps_what_cameras_see(clip):
-    late = clip.select(frames=slice(3, 6))
-    moved = rebased(late)
-    np.testing.assert_allclose(moved.world_from_ego[0], np.eye(4), atol=1e-9)
-    before, after = late.tracks.at(late.start)[0], moved.tracks.at(late.start)[0]
-    uv, _ = late.camera(0, 0).project(before[:, :3, 3])
-    uv_moved, _ = moved.camera(0, 0).project(after[:, :3, 3])
-    np.testing.assert_allclose(uv, uv_moved, atol=1e-4)
-    local = late.camera(0, 1).project(late.map.polylines[0])[1]
-    np.testing.assert_allclose(local, moved.camera(0, 1).project(moved.map.polylines[0])[1])
 
 
 def test_making_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -190,8 +155,10 @@ def test_making_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 def test_nothing_imports_tensorflow(folder):
     code = (
-        "import sys; from jwm_jax.data.pipeline import PipelineConfig, clip_dataset; "
-        f"clip_dataset(PipelineConfig(({str(folder)!r},), frames=2))[0]; "
+        "import sys; from jwm_jax.data.pipeline import batches_of; "
+        "from jwm_jax.data.tfds_clips import open_records; "
+        f"records = open_records({str(folder)!r}); "
+        "next(batches_of(lambda step, row: records[row]['times'], 0, range(2))); "
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,6 +14,7 @@ from jwm_jax.data.streets import (
     render_views,
     scan_lidar,
     split_of_seed,
+    true_views,
 )
 from jwm_jax.errors import UsageError
 from jwm_jax.scene import Camera, box_corners, invert_transform, transform_points
@@ -178,6 +179,10 @@ def test_a_view_nobody_drove_is_the_street_seen_from_there(drive):
     shifted = Camera(lens, poses[0]).translated(2.0)
     picture = render_views(street, [shifted, Camera(lens, poses[0])], times[[0, 0]])
     np.testing.assert_array_equal(picture.rgb[1], seen.rgb[0])
+    for spec in ("procedural:full:12", "procedural:full:12?frames=2&views=front"):
+        named = true_views(spec, [shifted, Camera(lens, poses[0])], times[[0, 0]])
+        np.testing.assert_array_equal(named.rgb, picture.rgb)
+    assert true_views("kitti:somewhere", [shifted], times[:1]) is None
     points = unprojected(lens, shifted.world_from_camera, picture.depth[0])
     uv, depth = Camera(lens, poses[0]).project(points.reshape(-1, 3))
     u, v = np.floor(uv).astype(int).T

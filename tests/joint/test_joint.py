@@ -175,6 +175,14 @@ def test_feedback_grows_the_scene_within_its_buffer(world):
     assert grown.scene.gaussians.count() == plain.scene.gaussians.count() + added
 
 
+def test_pictures_are_as_high_as_the_generator_asks(world):
+    low = JointWorldModel(world.rec, replace(world.gen, config=replace(GEN, height=48)))
+    grown = low.rollout(clip(), future(4), steps=1, key_frame_every=1, key_frame_holes=0.0)
+    assert grown.frames.shape == grown.prior.shape == (4, 1, 48, 48, 3)
+    seen, added = REC.capacity(1, HEIGHT, WIDTH), REC.capacity(1, HEIGHT, WIDTH)
+    assert grown.scene.gaussians.capacity == seen + added
+
+
 def test_layout_is_drawn_from_the_tracks_given(world):
     tracks = Tracks(
         times=np.array([100.0]),

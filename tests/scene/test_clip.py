@@ -1,15 +1,21 @@
 """Clips: selection, resizing with calibration, clocks; trajectories and ego motion."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from jwm_jax.scene import (
     EGO_FROM_OPENCV,
     Clip,
     Intrinsics,
+    LaneMap,
+    Tracks,
     Trajectory,
+    box_corners,
     ego_motion,
+    fitted_size,
     make_transform,
-    tiny_size,
+    transform_points,
     yaw_rotation,
 )
 
@@ -67,10 +73,46 @@ def test_rig_is_where_the_cameras_are_mounted():
     np.testing.assert_allclose(mounts[1][:3, 3], [0, 0.5, 0], atol=1e-9)
 
 
-def test_tiny_size():
-    assert tiny_size(96, 160) == (96, 160)
-    assert tiny_size(375, 1242) == (96, 320)
-    assert tiny_size(900, 1600) == (96, 176)
+def test_pictures_keep_their_aspect_to_the_nearest_multiple():
+    assert fitted_size(96, 160, 96, 16) == (96, 160)
+    assert fitted_size(375, 1242, 96, 16) == (96, 320)
+    assert fitted_size(900, 1600, 96, 16) == (96, 176)
+    assert fitted_size(100, 10, 64, 8) == (64, 8)
+
+
+def test_a_path_holds_the_cameras_of_a_view():
+    c = clip()
+    path = c.camera_path(1)
+    assert path.K.shape == (5, 3, 3) and (path.width, path.height) == (32, 16)
+    for t in range(5):
+        np.testing.assert_array_equal(path.at(t).world_from_camera, c.world_from_camera[t, 1])
+        np.testing.assert_array_equal(path.at(t).K, K)
+
+
+def test_rebasing_keeps_what_cameras_see():
+    line = np.array([[6.0, 1.0, 0.0], [9.0, 2.0, 0.0]])
+    tracks = Tracks(
+        times=np.array([1.5e9]),
+        centers=np.array([[[8.0, 1.0, 0.5]]]),
+        quats=np.array([[[np.cos(0.2), 0, 0, np.sin(0.2)]]]),
+        sizes=np.array([[4.0, 2, 1.5]]),
+        valid=np.ones((1, 1), bool),
+        category=np.zeros(1, np.int32),
+        ids=("car",),
+    )
+    late = replace(clip(), tracks=tracks, map=LaneMap((line,), ("lane_solid",))).select([2, 4])
+    moved = late.rebased()
+    np.testing.assert_allclose(moved.world_from_ego[0], np.eye(4), atol=1e-9)
+    assert moved.tracks.ids == ("car",)
+    corners = box_corners(tracks.sizes[0])
+    boxes = [transform_points(c.tracks.at(1.5e9)[0][0], corners) for c in (late, moved)]
+    for before, after in (boxes, (line, moved.map.polylines[0])):
+        for t, v in ((0, 0), (1, 1)):
+            np.testing.assert_allclose(
+                late.camera(t, v).project(before)[0],
+                moved.camera(t, v).project(after)[0],
+                atol=1e-6,
+            )
 
 
 def test_ego_motion_is_measured_in_the_earlier_frame():

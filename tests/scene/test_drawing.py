@@ -14,6 +14,7 @@ from jwm_jax.scene import (
     draw_boxes,
     draw_layout,
     draw_lidar,
+    layout_frames,
     transform_points,
 )
 
@@ -72,6 +73,30 @@ def test_a_line_is_drawn_where_it_lies_and_cut_behind_the_camera():
     (u, v), _ = camera().project(np.array([8.0, -1.5, 0.0]))
     assert layout[int(v), int(u)].min() > 100
     assert layout[:40].sum() == 0, "nothing above the horizon"
+
+
+def test_layout_frames_are_one_drawing_a_view_and_instant():
+    left = camera().translated(-1.0)
+    poses = np.stack([camera().world_from_camera, camera().translated(0.5).world_from_camera])
+    paths = [c.intrinsics.at_poses(poses) for c in (camera(), left)]
+    boxes = Tracks(
+        **{
+            **tracks([[15, 0, 0.75]]).__dict__,
+            "times": np.array([0.0, 1.0]),
+            "centers": np.array([[[15.0, 0, 0.75], [20.0, 1, 0.75]]]),
+            "quats": np.tile([1.0, 0, 0, 0], (1, 2, 1)),
+            "valid": np.ones((1, 2), bool),
+        }
+    )
+    times = np.array([[0.0, 0.1], [0.5, 0.6]])
+    frames = layout_frames(paths, boxes, None, times)
+    assert frames.shape == (2, 2, 96, 160, 3) and frames.dtype == np.uint8
+    for v in range(2):
+        for t in range(2):
+            one = draw_layout(paths[v].at(t), boxes, None, times[t, v])
+            np.testing.assert_array_equal(frames[v, t], one)
+    assert (frames[0, 0] != frames[0, 1]).any()
+    assert layout_frames(paths, None, None, times) is None
 
 
 def test_boxes_behind_are_not_drawn():

@@ -52,6 +52,19 @@ def test_only_what_changes_the_result_is_drift_and_changes_the_hash():
     assert config_hash(other) != config_hash(config)
 
 
+def test_a_field_younger_than_the_run_counts_as_its_default():
+    config = ToyExperiment()
+    saved = json.loads(to_json(config))
+    del saved["noise"], saved["optimizer"]["clip"]
+    assert drift(saved, config) == []
+    assert drift(saved, override(config, {"noise": 0.5})) == ["noise: 0.1 -> 0.5"]
+    assert drift({**saved, "gone": 1}, config) == [
+        "gone: 1 -> 'absent'",
+        "noise: 'absent' -> 0.1",
+        "optimizer.clip: 'absent' -> 1.0",
+    ]
+
+
 def test_configs_are_found_by_name_and_by_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "mine.py"

@@ -17,7 +17,7 @@ from jwm_jax.errors import DataError, UsageError
 from jwm_jax.scene import Clip
 from jwm_jax.scene.cameras import Intrinsics
 from jwm_jax.scene.lane_map import LaneMap
-from jwm_jax.training import joint
+from jwm_jax.training import held_out
 from jwm_jax.training.latents import LatentSource, fill_once, open_latents
 from jwm_jax.training.loop import fit
 from jwm_jax.training.optimizer import OptimizerConfig
@@ -76,6 +76,7 @@ def stored_clip(folder, index: int) -> Clip:
 
 def model_config(folder) -> WorldGenConfig:
     return WorldGenConfig(
+        height=HEIGHT,
         dim=16,
         num_layers=2,
         num_heads=2,
@@ -197,11 +198,11 @@ def test_the_held_out_loss_sees_the_prior(folder, monkeypatch):
         pictures = clip.view(0)[None].astype(np.float32) / 255
         return pictures, np.ones(pictures.shape[:-1], np.float32)
 
-    monkeypatch.setattr(joint, "first_instant_prior", truth)
+    monkeypatch.setattr(held_out, "first_instant_prior", truth)
     config = model_config(folder)
     params = nn.unbox(init_params(config, jax.random.key(0)))
     gen = WorldGen(config, params, VideoCodec.from_pretrained(folder / "codec"))
-    rows = joint.held_out_flow_loss(Mock(spec=WorldRec), gen, [make_clip(0)])
+    rows = held_out.held_out_flow_loss(Mock(spec=WorldRec), gen, [make_clip(0)])
     assert rows["prior"]["x0 mse"] < 0.1 * rows["no prior"]["x0 mse"]
     assert rows["prior"]["flow loss"] < 0.1 * rows["no prior"]["flow loss"]
 
@@ -226,10 +227,13 @@ def test_what_is_missing_is_named(folder, tmp_path):
         codec = VideoCodec.from_pretrained(folder / "codec")
         source = LatentSource(datasets=(str(tmp_path / "none"),))
         open_latents(tmp_path, source, model_config(folder), codec)
+    shared = {"name": "no", "init_from": str(tmp_path / "nothing")}
     experiment = TeacherForcingExperiment(
-        name="no", model=model_config(folder), init_from=str(tmp_path / "nothing")
+        model=model_config(folder), source=LatentSource(**SOURCE), **shared
     )
     with pytest.raises(UsageError, match="init_from"):
         experiment.task().warm_start({})
+    with pytest.raises(UsageError, match=r"source.height 96 and model.height 16 must be equal"):
+        TeacherForcingExperiment(model=model_config(folder), **shared)
     with pytest.raises(UsageError, match="window"):
         LatentSource(frames=17, window=7)

@@ -10,6 +10,7 @@ import pytest
 
 from jwm_jax.data.records import encode_clip
 from jwm_jax.data.streets import make_clip
+from jwm_jax.data.tfds_clips import write_dataset
 from jwm_jax.distributed import MeshConfig, make_mesh, put_batch, unbox
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.training.worldrec import Sampling, WorldRecExperiment, make_example
@@ -108,6 +109,18 @@ def test_two_devices_give_the_loss_and_gradient_of_one(record, task):
     one, two = (np.concatenate([x.ravel() for x in jax.tree.leaves(r[1])]) for r in results)
     cosine = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
     assert cosine > 0.99
+
+
+def test_batches_depend_on_seed_and_step_alone(record, task, tmp_path):
+    write_dataset(tmp_path / "clips", {"train": [(f"clip{i}", record) for i in range(3)]})
+    config = replace(task.config, datasets=(str(tmp_path / "clips"),), held_out=1)
+    from_start = config.task().batches(0, slice(0, 2))
+    first, second = next(from_start), next(from_start)
+    part = next(config.task().batches(1, slice(1, 2)))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1:], b), second, part)
+    assert (first.images != second.images).any()
+    other = next(replace(config, seed=1).task().batches(1, slice(1, 2)))
+    assert (other.images != part.images).any()
 
 
 def test_missing_data_is_named(task, tmp_path):

@@ -10,6 +10,7 @@ from jwm_jax.data.streets.clip import (
     render,
     render_views,
     scan_lidar,
+    true_views,
 )
 from jwm_jax.data.streets.generate import make_street
 from jwm_jax.data.streets.render import Picture
@@ -31,4 +32,5 @@ __all__ = [
     "render_views",
     "scan_lidar",
     "split_of_seed",
+    "true_views",
 ]

@@ -254,6 +254,22 @@ def parse_spec(spec: str) -> dict[str, object]:
     return arguments
 
 
+def true_views(
+    spec: str, cameras: Sequence[Camera], times: Float[np.ndarray, "n"]
+) -> Picture | None:
+    """Ground truth for views that nobody drove, or None for a drive that is no procedural street.
+
+    Args:
+      spec: where a clip comes from, or its name.
+      cameras: see `render_views`.
+      times: see `render_views`.
+    """
+    if not spec.startswith("procedural:"):
+        return None
+    arguments = parse_spec(spec)
+    return render_views(make_street(arguments["seed"], arguments["rung"]), cameras, times)
+
+
 def load_procedural(spec: str) -> Clip:
     """The clip of a spec, see `parse_spec`."""
     return make_clip(**parse_spec(spec))
