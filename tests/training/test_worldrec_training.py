@@ -4,7 +4,6 @@ from dataclasses import replace
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -73,40 +72,44 @@ def test_an_example_depends_only_on_its_generator(record):
         np.testing.assert_array_equal(x, y)
 
 
-def test_the_loss_falls_on_one_batch(record, task):
-    batch = jax.tree.map(jnp.asarray, examples(record, [0, 1]))
-    params = jax.jit(lambda key: unbox(task.init(key)))(jax.random.key(0))
+@pytest.fixture(scope="module")
+def gradient(task):
+    """The task's loss and gradient on some devices; compiled once for each number of them."""
+    function = jax.jit(jax.value_and_grad(partial(task.loss, key=jax.random.key(0)), has_aux=True))
 
-    @jax.jit
-    def step(params):
-        (loss, parts), grads = jax.value_and_grad(task.loss, has_aux=True)(
-            params, batch, jax.random.key(0)
-        )
-        return loss, parts, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+    def evaluate(params, batch, devices):
+        mesh = make_mesh(MeshConfig(data=devices), jax.devices()[:devices])
+        with jax.set_mesh(mesh):
+            return function(params, put_batch(batch, mesh, 2))
 
-    losses = []
+    return evaluate
+
+
+@pytest.fixture(scope="module")
+def params(task):
+    return jax.device_get(jax.jit(lambda key: unbox(task.init(key)))(jax.random.key(0)))
+
+
+def test_the_loss_falls_on_one_batch(record, params, gradient):
+    batch, losses = examples(record, [0, 1]), []
     for _ in range(12):
-        loss, parts, params = step(params)
+        (loss, parts), grads = gradient(params, batch, 1)
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.device_get(grads))
         losses.append(float(loss))
     assert float(parts["overflow"]) == 0.0
     assert losses[-1] < 0.93 * losses[0]
     assert all(np.isfinite(losses))
 
 
-def test_two_devices_give_the_loss_and_gradient_of_one(record, task):
+def test_two_devices_give_the_loss_and_gradient_of_one(record, params, gradient):
     batch = examples(record, [0, 1])
-    params = jax.jit(lambda key: unbox(task.init(key)))(jax.random.key(0))
-    results = []
-    for devices in (1, 2):
-        mesh = make_mesh(MeshConfig(data=devices), jax.devices()[:devices])
-        with jax.set_mesh(mesh):
-            function = jax.jit(
-                jax.value_and_grad(partial(task.loss, key=jax.random.key(0)), has_aux=True)
-            )
-            (loss, _), grads = function(params, put_batch(batch, mesh, 2))
-            results.append((float(loss), jax.device_get(grads)))
-    np.testing.assert_allclose(results[0][0], results[1][0], rtol=2e-3)
-    one, two = (np.concatenate([x.ravel() for x in jax.tree.leaves(r[1])]) for r in results)
+    results = [gradient(params, batch, devices) for devices in (1, 2)]
+    losses = [float(loss) for (loss, _), _ in results]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)
+    one, two = (
+        np.concatenate([x.ravel() for x in jax.tree.leaves(jax.device_get(grads))])
+        for _, grads in results
+    )
     cosine = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
     assert cosine > 0.99
 
