@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jwm_jax.cli.options import Common
+from jwm_jax.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,23 +34,30 @@ class Options(Common):
     """As in `jwm_kernels.rasterization`."""
     repeats: int = 15
     """Timed samples of each stage."""
+    even_if_slow: bool = False
+    """Take `huge` on a CPU too, where it lasts minutes."""
 
 
 def run(options: Options) -> None:
-    """Run `jwm benchmark`."""
-    import itertools
+    """Run `jwm benchmark`.
+
+    Raises:
+        UsageError: A case that takes long on this machine, without --even-if-slow.
+    """
     import json
 
-    from jwm_kernels.gaussian_rasterizer.benchmark import benchmark
+    from jwm_kernels.gaussian_rasterizer.benchmark import benchmarks
 
-    for case, channels, tile_size in itertools.product(
-        options.cases, options.channels, options.tile_sizes or (None,)
-    ):
-        for line in benchmark(
-            case,
-            channels=channels,
-            tile_size=tile_size,
+    try:
+        lines = benchmarks(
+            options.cases,
+            options.channels,
+            options.tile_sizes or (None,),
             backend=options.backend,
             repeats=options.repeats,
-        ):
-            print(json.dumps(line), flush=True)
+            even_if_slow=options.even_if_slow,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    for line in lines:
+        print(json.dumps(line), flush=True)

@@ -8,10 +8,9 @@ is the same command.
 """
 
 import argparse
-import itertools
 import json
 
-from jwm_kernels.gaussian_rasterizer.benchmark import benchmark
+from jwm_kernels.gaussian_rasterizer.benchmark import benchmarks
 from jwm_kernels.gaussian_rasterizer.cases import CASES
 
 
@@ -25,18 +24,14 @@ def main() -> None:
     parser.add_argument("--tile-sizes", nargs="+", type=int, default=[None])
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--even-if-slow", action="store_true", help="also `huge` on a CPU")
     options = parser.parse_args()
-    for case, channels, tile_size in itertools.product(
-        options.cases, options.channels, options.tile_sizes
-    ):
-        for line in benchmark(
-            case,
-            channels=channels,
-            tile_size=tile_size,
-            backend=options.backend,
-            repeats=options.repeats,
-        ):
-            print(json.dumps(line), flush=True)
+    try:
+        lines = benchmarks(**vars(options))
+    except ValueError as error:
+        parser.error(str(error))
+    for line in lines:
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Accelerator kernels of jwm_jax, usable on their own: a Gaussian rasterizer for JAX."""
 
 from jwm_kernels.gaussian_rasterizer import (
+    CameraSharding,
     Distortion,
     FThetaCameraDistortionParameters,
     FThetaPolynomialType,
     Projection,
     RollingShutterType,
+    SplatSharding,
     TileLists,
     UnscentedTransformParameters,
     bin_tiles,
@@ -20,11 +22,13 @@ from jwm_kernels.gaussian_rasterizer import (
 )
 
 __all__ = [
+    "CameraSharding",
     "Distortion",
     "FThetaCameraDistortionParameters",
     "FThetaPolynomialType",
     "Projection",
     "RollingShutterType",
+    "SplatSharding",
     "TileLists",
     "UnscentedTransformParameters",
     "bin_tiles",

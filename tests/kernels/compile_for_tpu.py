@@ -27,15 +27,25 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jwm_kernels import rasterization
 from jwm_kernels.gaussian_rasterizer.backends import BACKENDS
+from jwm_kernels.gaussian_rasterizer.blend_pallas_tpu import CHUNK, STEPS_MAX
+from jwm_kernels.gaussian_rasterizer.cases import CASES
 from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec, blend_tiles
 
 GAUSSIANS, WIDTH, HEIGHT, CAMERAS, CAPACITY = 5000, 160, 96, 4, 40_000
+BIG, HUGE = CASES["big"], CASES["huge"]
+HUGE_SPEC = BlendSpec(HUGE.width, HUGE.height, 16, 0.99)
+MOST_ENTRIES = (STEPS_MAX - HUGE_SPEC.tiles_x * HUGE_SPEC.tiles_y) * CHUNK
 BLENDS = {
-    "one channel, 8 pixels": (1, BlendSpec(WIDTH, HEIGHT, 8, 0.99)),
-    "32 channels, 32 pixels": (32, BlendSpec(WIDTH, HEIGHT, 32, 0.99)),
-    "128 channels, 32 pixels": (128, BlendSpec(WIDTH, HEIGHT, 32, 0.99)),
-    "absgrad, 16 pixels": (3, BlendSpec(WIDTH, HEIGHT, 16, 0.99, absgrad=True)),
+    "one channel, 8 pixels": (1, GAUSSIANS, CAPACITY, BlendSpec(WIDTH, HEIGHT, 8, 0.99)),
+    "32 channels, 32 pixels": (32, GAUSSIANS, CAPACITY, BlendSpec(WIDTH, HEIGHT, 32, 0.99)),
+    "128 channels, 32 pixels": (128, GAUSSIANS, CAPACITY, BlendSpec(WIDTH, HEIGHT, 32, 0.99)),
+    "absgrad": (3, GAUSSIANS, CAPACITY, BlendSpec(WIDTH, HEIGHT, 16, 0.99, absgrad=True)),
+    "big": (3, BIG.gaussians, 881_744, BlendSpec(BIG.width, BIG.height, 16, 0.99)),
+    "huge": (3, HUGE.gaussians, 4_194_304, HUGE_SPEC),
+    "huge, most steps": (3, HUGE.gaussians, MOST_ENTRIES, HUGE_SPEC),
 }
+"""Name -> channels, rows of the table, list entries (of big and huge what `suggest_capacity` says,
+then as many as one call takes), spec."""
 
 
 def _render(*arrays):
@@ -52,10 +62,10 @@ def _render_shapes(shardings):
     ]
 
 
-def _blend_shapes(channels, spec, sharding):
+def _blend_shapes(channels, rows, entries, spec, sharding):
     columns = 6 + channels + 2 * spec.absgrad
     tiles = spec.tiles_x * spec.tiles_y
-    shapes = [((GAUSSIANS, columns), jnp.float32), ((CAPACITY,), jnp.int32)]
+    shapes = [((rows, columns), jnp.float32), ((entries,), jnp.int32)]
     shapes += [((tiles,), jnp.int32)] * 2
     return [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype in shapes]
 
@@ -68,7 +78,7 @@ def _gradient(function, arguments):
     return jax.grad(loss, argnums=tuple(range(arguments)))
 
 
-def _report(name, function, shapes):
+def _report(name, function, shapes, **sizes):
     start = time.perf_counter()
     lowered = jax.jit(function).lower(*shapes)
     kernels = lowered.as_text().count("custom_call @tpu_custom_call")
@@ -78,6 +88,7 @@ def _report(name, function, shapes):
         "kernels": kernels,
         "seconds": round(time.perf_counter() - start, 1),
         "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        **sizes,
     }
     print(json.dumps(result), flush=True)
 
@@ -86,12 +97,15 @@ def main(topology: str) -> None:
     """Compiles blends, a whole rendering, and one with its cameras spread over four chips."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     one = jax.sharding.SingleDeviceSharding(devices[0])
-    for name, (channels, spec) in BLENDS.items():
+    for name, (channels, rows, entries, spec) in BLENDS.items():
 
         def blend(*lists, spec=spec):
             return blend_tiles(*lists, spec, BACKENDS["pallas_tpu"])
 
-        _report(f"gradient, {name}", _gradient(blend, 1), _blend_shapes(channels, spec, one))
+        shapes = _blend_shapes(channels, rows, entries, spec, one)
+        pixels = spec.tiles_x * spec.tiles_y * spec.tile_size**2
+        sizes = {"rows": rows, "entries": entries, "values": pixels * (channels + 1)}
+        _report(f"gradient, {name}", _gradient(blend, 1), shapes, **sizes)
 
     _report("forward, whole", _render, _render_shapes([one] * 7))
     _report("gradient, whole", _gradient(_render, 7), _render_shapes([one] * 7))

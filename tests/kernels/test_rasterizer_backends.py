@@ -60,6 +60,17 @@ def test_a_tile_of_any_size_equals_xla():
     _assert_columns_close(got[2], expected[2])
 
 
+@pytest.mark.parametrize("block_steps", [4, 3])
+def test_tpu_kernel_gathers_and_scatters_in_blocks(block_steps, monkeypatch):
+    """Seven steps: two blocks of four, then three of three."""
+    monkeypatch.setattr(blend_pallas_tpu, "BLOCK_STEPS", block_steps)
+    problem = make_problem([257, 0, 1, 40], tile_size=8, spare=100, absgrad=True)
+    expected = jax.tree.map(np.asarray, problem.run(BACKENDS["xla"]))
+    got = problem.run(BACKENDS["interpret"])
+    np.testing.assert_allclose(got[0], expected[0], atol=2e-6)
+    _assert_columns_close(got[2], expected[2])
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_splats_behind_ended_pixels_get_no_gradient(kernel):
     """Walls of alpha 0.99: the second would bring T to the limit, so only the first is counted."""
@@ -79,6 +90,16 @@ def test_empty_lists_leave_everything_transparent(kernel):
     assert not np.any(out)
     assert np.all(np.asarray(transmittance) == 1)
     assert not np.any(gradient)
+
+
+@pytest.mark.parametrize("kernel", ["xla", *KERNELS])
+def test_a_broken_pixel_does_not_reach_the_splats_of_other_tiles(kernel):
+    problem = make_problem([20, 30], tile_size=8)
+    problem.grad_out[0, :, 0] = np.nan
+    _, _, gradient = problem.run({**BACKENDS, **KERNELS}[kernel])
+    broken = np.any(np.isnan(np.asarray(gradient)), axis=1)
+    assert broken.any()
+    assert not np.setdiff1d(np.flatnonzero(broken), problem.rows[:20]).size
 
 
 @functools.cache

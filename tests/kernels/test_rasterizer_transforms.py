@@ -109,6 +109,20 @@ def test_cameras_sharded_with_the_scene_replicated(splats):
     _close([got], [expected])
 
 
+def test_sort_on_the_host_within_a_shard_map(splats, render):
+    """A mesh of one device, which is where a single CPU sorts on the host."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = PartitionSpec("data")
+
+    def image(views, Ks):
+        size = (splats.width, splats.height)
+        return rasterization(*splats.arrays[:5], views, Ks, *size, host_sort=True)[0]
+
+    mapped = jax.shard_map(image, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+    expected = render(*splats.arrays, splats.width, splats.height)[0]
+    np.testing.assert_allclose(jax.jit(mapped)(*splats.arrays[5:]), expected, atol=1e-6)
+
+
 def test_export_lowers_for_every_platform(splats):
     function = jax.jit(lambda *arrays: rasterization(*arrays, *SIZE, tile_size=8)[:2])
     exported = jax.export.export(function, platforms=("cpu", "tpu", "cuda"))(*splats.arrays)

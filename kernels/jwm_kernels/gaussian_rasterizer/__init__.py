@@ -16,14 +16,17 @@ from jwm_kernels.gaussian_rasterizer.projection import (
     project,
     quat_scale_to_covar,
 )
+from jwm_kernels.gaussian_rasterizer.sharding import CameraSharding, SplatSharding
 from jwm_kernels.gaussian_rasterizer.spherical_harmonics import spherical_harmonics
 
 __all__ = [
+    "CameraSharding",
     "Distortion",
     "FThetaCameraDistortionParameters",
     "FThetaPolynomialType",
     "Projection",
     "RollingShutterType",
+    "SplatSharding",
     "TileLists",
     "UnscentedTransformParameters",
     "bin_tiles",

@@ -5,17 +5,19 @@ gradient, one implementation per backend). Gradients reach means, quats, scales,
 viewmats, Ks, backgrounds and the coefficients of a lens.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from jwm_kernels.gaussian_rasterizer import validation
-from jwm_kernels.gaussian_rasterizer.backends import BACKENDS, choose_backend
+from jwm_kernels.gaussian_rasterizer.backends import check_backend, choose_backend
 from jwm_kernels.gaussian_rasterizer.binning import (
     TileLists,
     bin_tiles,
-    default_capacity,
+    default_host_sort,
     grid_shape,
 )
 from jwm_kernels.gaussian_rasterizer.camera_types import (
@@ -23,10 +25,20 @@ from jwm_kernels.gaussian_rasterizer.camera_types import (
     RollingShutterType,
     UnscentedTransformParameters,
 )
-from jwm_kernels.gaussian_rasterizer.capacity import default_tile_size
+from jwm_kernels.gaussian_rasterizer.capacity import default_capacity, default_tile_size
 from jwm_kernels.gaussian_rasterizer.layout import pack_table, tiles_to_image
-from jwm_kernels.gaussian_rasterizer.projection import Projection, project, usable_gaussians
-from jwm_kernels.gaussian_rasterizer.spherical_harmonics import spherical_harmonics
+from jwm_kernels.gaussian_rasterizer.projection import (
+    Projection,
+    check_projection,
+    project,
+    usable_gaussians,
+)
+from jwm_kernels.gaussian_rasterizer.sharding import (
+    CameraSharding,
+    lens_of_each_camera,
+    run_sharded,
+)
+from jwm_kernels.gaussian_rasterizer.spherical_harmonics import sum_of_harmonics
 from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec, blend_tiles
 
 Array = jax.Array | np.ndarray
@@ -34,15 +46,16 @@ Array = jax.Array | np.ndarray
 
 def rasterization(
     means: Float[Array, "..."],
-    quats: Float[Array, "..."],
-    scales: Float[Array, "..."],
+    quats: Float[Array, "..."] | None,
+    scales: Float[Array, "..."] | None,
     opacities: Float[Array, "..."],
-    colors: Float[Array, "..."],
+    colors: Float[Array, "..."] | None,
     viewmats: Float[Array, "..."],
     Ks: Float[Array, "..."],
     width: int,
     height: int,
     *,
+    covars: Float[Array, "..."] | None = None,
     near_plane: float = 0.01,
     far_plane: float = 1e10,
     radius_clip: float = 0.0,
@@ -64,6 +77,7 @@ def rasterization(
     capacity: int | None = None,
     host_sort: bool | None = None,
     backend: str = "auto",
+    sharding: CameraSharding | None = None,
 ) -> tuple[Float[Array, "*batch c h w x"], Float[Array, "*batch c h w 1"], dict]:
     """Renders Gaussians into every camera.
 
@@ -87,19 +101,22 @@ def rasterization(
         matter.
       opacities: [*batch, N] in [0, 1]; under 1/255 nothing is drawn.
       colors: [*batch, N, D] or [*batch, C, N, D] values of any number of channels; with `sh_degree`
-        SH coefficients [*batch, (C,) N, K, 3], shown as max(SH + 0.5, 0).
+        SH coefficients [*batch, (C,) N, K, 3], shown as max(SH + 0.5, 0). May be None where only
+        depth is rendered.
       viewmats: [*batch, C, 4, 4] camera from world, OpenCV axes; with a rolling shutter at the line
         read first.
       Ks: [*batch, C, 3, 3] intrinsics in pixels; the centre of the first pixel is (0.5, 0.5).
       width: image width in pixels.
       height: image height in pixels.
+      covars: [*batch, N, 3, 3] covariances in square metres, in place of quats and scales, which
+        may then be None; not for the unscented transform.
       near_plane: nearest visible depth in metres.
       far_plane: farthest visible depth in metres.
       radius_clip: drops splats with half-widths of at most this many pixels.
       eps2d: blur added to the screen covariance, px^2.
       sh_degree: degree of the SH colours, 0 to 4; None for plain colours.
-      tile_size: side of a tile in pixels; default 8 on CPU, 16 elsewhere. The image does not depend
-        on it.
+      tile_size: side of a tile in pixels; default 8 on CPU, 16 elsewhere (see `backend`). The image
+        does not depend on it.
       backgrounds: [*batch, C, D] colour behind everything; depth channels have background 0.
       render_mode: "RGB", "D" (sum of weights times depth), "ED" (that over alpha), "RGB+D",
         "RGB+ED".
@@ -118,8 +135,13 @@ def rasterization(
       capacity: static number of (splat, tile) pairs for the whole call. When it does not suffice
         the farthest are dropped and counted in `meta["overflow"]`, which `check_overflow` makes an
         error. See `suggest_capacity`.
-      host_sort: sorts with NumPy through a callback, see `bin_tiles`; False for `jax.export`.
-      backend: "auto" or a key of `backends.BACKENDS`.
+      host_sort: sorts with NumPy through a callback; by default on CPU with one device and many
+        slots. A program with a callback cannot be exported: pass False.
+      backend: "auto" or a key of `backends.BACKENDS`. A TPU or GPU backend that is named also sets
+        the tile size of that platform and no sort on the host, so that nothing else need be said
+        to export for it; any other means the platform of `jax.default_device`.
+      sharding: over which devices to spread the work, see `sharding.py`. All have an equal share of
+        `capacity`.
 
     Returns:
       render_colors [*batch, C, height, width, X], X channels of colour and then depth in metres;
@@ -132,83 +154,90 @@ def rasterization(
     Raises:
       ValueError: names the argument, what was expected and what came.
     """
-    tile_size = default_tile_size() if tile_size is None else tile_size
+    check_backend(backend)
+    tile_size = default_tile_size(backend) if tile_size is None else tile_size
     validation.check_modes(render_mode, rasterize_mode)
     validation.check_sizes(width=width, height=height, tile_size=tile_size)
-    validation.check_limits(near_plane, far_plane, radius_clip, eps2d, max_alpha, capacity)
-    validation.check_floating(
-        means=means, quats=quats, scales=scales, opacities=opacities, colors=colors,
-        viewmats=viewmats, Ks=Ks, backgrounds=backgrounds, viewmats_rs=viewmats_rs,
-    )  # fmt: skip
-    batch, n, cameras = validation.check_splats(means, quats, scales, opacities, viewmats, Ks)
-    validation.check_colors(colors, sh_degree, batch, n, cameras)
-    validation.check_camera(
-        camera_model, distortion, rolling_shutter, viewmats_rs, with_ut, (*batch, cameras)
+    validation.check_limits(near_plane, far_plane, radius_clip, eps2d, max_alpha, capacity=capacity)
+    batch, n, cameras = validation.check_splats(
+        means, quats, scales, opacities, viewmats, Ks, covars
     )
+    validation.check_camera(
+        camera_model, distortion, rolling_shutter, viewmats_rs, with_ut, ut_params, covars,
+        (*batch, cameras),
+    )  # fmt: skip
     validation.check_probe(absgrad, means2d_probe, (*batch, cameras, n, 2))
     with_color, depth_mode = "RGB" in render_mode, render_mode.removeprefix("RGB").lstrip("+")
+    if with_color or colors is not None:
+        validation.check_colors(colors, sh_degree, batch, n, cameras)
     if backgrounds is not None:
         channels = (colors.shape[-1],) if with_color else (1,)
-        validation.check_shape("backgrounds", backgrounds, (*batch, cameras, *channels))
-    means, quats, scales, opacities, colors, viewmats, Ks = _in_one_dtype(
-        means, quats, scales, opacities, colors, viewmats, Ks
-    )
-    if viewmats_rs is not None:
-        viewmats_rs = jnp.asarray(viewmats_rs, means.dtype)
-    if n == 0:
-        means, quats, scales, opacities, colors, means2d_probe = _with_one_transparent(
-            means, quats, scales, opacities, colors, means2d_probe, sh_degree
-        )
+        validation.check_array("backgrounds", backgrounds, (*batch, cameras, *channels))
+    devices = 1
+    if sharding is not None:
+        validation.check_type("sharding", sharding, CameraSharding)
+        sharding.check(n, cameras)
+        distortion = lens_of_each_camera(distortion, (*batch, cameras))
+        devices = sharding.devices
+    tiles_x, tiles_y = grid_shape(width, height, tile_size)
+    if capacity is None:
+        images = int(np.prod((*batch, cameras))) // devices
+        capacity = default_capacity(images, max(n, 1), tiles_x * tiles_y, tile_size)
+    else:
+        capacity = -(-capacity // devices)
+    if host_sort is None:
+        host_sort = default_host_sort(capacity, backend)
 
-    usable = usable_gaussians(means, quats, scales, opacities)
+    if covars is not None:
+        quats = scales = None
+    if not with_color:
+        colors = backgrounds = None
+    arrays, (viewmats_rs, backgrounds, means2d_probe) = _in_one_dtype(
+        (means, quats, scales, covars, opacities, colors, viewmats, Ks),
+        (viewmats_rs, backgrounds, means2d_probe),
+    )
+    means, quats, scales, covars, opacities, colors, viewmats, Ks = arrays
+    if n == 0:
+        means, quats, scales, covars, opacities, colors, means2d_probe = _with_one_transparent(
+            len(batch), (means, quats, scales, covars, opacities), colors, means2d_probe, sh_degree
+        )
+    usable = usable_gaussians(means, quats, scales, opacities, covars)
     if with_color:
         colors, colored = _finite_colors(colors, opacities.ndim, sh_degree)
         usable, opacities = usable & colored, jnp.where(colored, opacities, 0.0)
-        if sh_degree is not None:
-            centres = _camera_centres(viewmats, viewmats_rs)
-            colors = _evaluate_sh(sh_degree, means, centres, colors)
-    projection = project(
-        means, quats, scales, opacities, viewmats, Ks, width, height,
+
+    to_screen = functools.partial(
+        _to_screen, sh_degree=sh_degree, with_depth=bool(depth_mode), width=width, height=height,
         near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d,
         antialiased=rasterize_mode == "antialiased", camera_model=camera_model,
-        distortion=distortion, rolling_shutter=rolling_shutter, viewmats_rs=viewmats_rs,
-        with_ut=with_ut, ut_params=ut_params,
+        rolling_shutter=rolling_shutter, with_ut=with_ut, ut_params=ut_params,
     )  # fmt: skip
-    features = [colors] if with_color else []
-    if depth_mode:
-        features.append(projection.depths[..., None])
-    features = jnp.concatenate(
-        [jnp.broadcast_to(f, (*projection.depths.shape, f.shape[-1])) for f in features], -1
-    )
-    tiles_x, tiles_y = grid_shape(width, height, tile_size)
-    if capacity is None:
-        images = int(np.prod((*batch, cameras)))
-        capacity = default_capacity(images, max(n, 1), tiles_x * tiles_y, tile_size)
-    lists = bin_tiles(
-        projection, width, height, tile_size=tile_size, capacity=capacity, host_sort=host_sort
-    )
-    rendered, alphas = blend(
-        projection, features, lists, width, height,
-        tile_size=tile_size, max_alpha=max_alpha, absgrad=absgrad, means2d_probe=means2d_probe,
-        backend=backend,
+    to_images = functools.partial(
+        _to_images, width=width, height=height, tile_size=tile_size, capacity=capacity,
+        host_sort=host_sort, expected_depth=depth_mode == "ED", max_alpha=max_alpha,
+        absgrad=absgrad, backend=backend,
     )  # fmt: skip
-    if depth_mode == "ED":
-        depth = rendered[..., -1:] / jnp.maximum(alphas, 1e-10)
-        rendered = jnp.concatenate([rendered[..., :-1], depth], -1)
-    if backgrounds is not None and with_color:
-        behind = (1 - alphas) * jnp.asarray(backgrounds, rendered.dtype)[..., None, None, :]
-        rendered = rendered.at[..., : behind.shape[-1]].add(behind)
+    splats = dict(means=means, quats=quats, scales=scales, covars=covars, opacities=opacities)
+    views = dict(viewmats=viewmats, Ks=Ks, viewmats_rs=viewmats_rs, distortion=distortion)
+    extras = dict(backgrounds=backgrounds, means2d_probe=means2d_probe)
+    if sharding is None:
+        images, overflow = to_images(to_screen(splats, colors, views), extras)
+    else:
+        images, overflow = run_sharded(
+            sharding, len(batch), to_screen, to_images, splats, colors, views, extras
+        )
+    rendered, alphas, projection, tiles_per_gauss, isect_total = images
     meta = {
         "means2d": projection.means2d[..., :n, :],
         "radii": projection.radii[..., :n, :],
         "depths": projection.depths[..., :n],
         "conics": projection.conics[..., :n, :],
         "opacities": projection.opacities[..., :n],
-        "tiles_per_gauss": lists.tiles_per_gauss[..., :n],
-        "isect_total": lists.isect_total,
-        "overflow": lists.overflow,
+        "tiles_per_gauss": tiles_per_gauss[..., :n],
+        "isect_total": isect_total,
+        "overflow": overflow,
         "dropped": jnp.sum(~usable, -1, dtype=jnp.int32),
-        "capacity": capacity,
+        "capacity": capacity * devices,
         "width": width,
         "height": height,
         "tile_size": tile_size,
@@ -250,46 +279,93 @@ def blend(
       blended features, without background, and alpha.
 
     Raises:
-      ValueError: no such backend, or a probe of another shape.
+      ValueError: names the argument, what was expected and what came.
     """
-    validation.check_probe(absgrad, means2d_probe, projection.means2d.shape)
-    validation.check_choice("backend", backend, ("auto", *BACKENDS))
-    chosen = choose_backend(backend, features.dtype)
-    leading = projection.depths.shape[:-1]
+    *leading, n = check_projection(projection)
+    check_backend(backend)
+    validation.check_sizes(width=width, height=height, tile_size=tile_size)
+    validation.check_limits(max_alpha=max_alpha)
+    validation.check_probe(absgrad, means2d_probe, (*leading, n, 2))
+    validation.check_floating(features=features)
+    validation.check_shape("features", features, (*leading, n, *features.shape[-1:]))
+    validation.check_type("lists", lists, TileLists)
+    tiles = int(np.prod((*leading, *grid_shape(width, height, tile_size))))
+    validation.check_shape("lists.starts", lists.starts, (tiles,))
+    validation.check_shape("lists.counts", lists.counts, (tiles,))
     spec = BlendSpec(width, height, tile_size, max_alpha, absgrad)
     if absgrad:
         features = jnp.concatenate([features, means2d_probe], -1)
     elif means2d_probe is not None:
         projection = projection._replace(means2d=projection.means2d + means2d_probe)
-    out, transmittance = blend_tiles(
-        pack_table(projection, features), lists.rows, lists.starts, lists.counts, spec, chosen
-    )
-    image = tiles_to_image(jnp.concatenate([out, 1 - transmittance[:, None]], 1), spec, leading)
+    table = pack_table(projection, features)
+    chosen = choose_backend(backend, table.dtype)
+    out, transmittance = blend_tiles(table, lists.rows, lists.starts, lists.counts, spec, chosen)
+    image = jnp.concatenate([out, 1 - transmittance[:, None]], 1)
+    image = tiles_to_image(image, spec, tuple(leading))
     return image[..., :-1], image[..., -1:]
 
 
-def _in_one_dtype(*arrays):
-    dtype = jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
-    return [jnp.asarray(array, dtype) for array in arrays]
+def _to_screen(splats, colors, views, *, sh_degree, with_depth, **options):
+    """`Projection` and the features to be blended [*batch, C, N, D]."""
+    projection = project(**splats, **views, **options)
+    features = []
+    if colors is not None:
+        if sh_degree is not None:
+            centres = _camera_centres(views["viewmats"], views["viewmats_rs"])
+            colors = _evaluate_sh(sh_degree, splats["means"], centres, colors)
+        features.append(colors)
+    if with_depth:
+        features.append(projection.depths[..., None])
+    shape = projection.depths.shape
+    features = [jnp.broadcast_to(f, (*shape, f.shape[-1])) for f in features]
+    return projection, jnp.concatenate(features, -1)
 
 
-def _with_one_transparent(means, quats, scales, opacities, colors, means2d_probe, sh_degree):
-    """An empty scene as one transparent splat, so that no stage meets an axis of length 0."""
+def _to_images(
+    screen, extras, *, width, height, tile_size, capacity, host_sort, expected_depth, **options
+):
+    """Image, alpha and what `meta` shows of every camera; and the overflow of all of them."""
+    projection, features = screen
+    lists = bin_tiles(
+        projection, width, height, tile_size=tile_size, capacity=capacity, host_sort=host_sort
+    )
+    rendered, alphas = blend(
+        projection, features, lists, width, height, tile_size=tile_size,
+        means2d_probe=extras["means2d_probe"], **options,
+    )  # fmt: skip
+    if expected_depth:
+        depth = rendered[..., -1:] / jnp.maximum(alphas, 1e-10)
+        rendered = jnp.concatenate([rendered[..., :-1], depth], -1)
+    backgrounds = extras["backgrounds"]
+    if backgrounds is not None:
+        behind = (1 - alphas) * backgrounds[..., None, None, :]
+        rendered = rendered.at[..., : behind.shape[-1]].add(behind)
+    return (
+        rendered, alphas, projection, lists.tiles_per_gauss, lists.isect_total
+    ), lists.overflow  # fmt: skip
+
+
+def _in_one_dtype(leading, following):
+    """Arrays in the widest dtype of the leading ones, at least float32; None stays None."""
+    dtype = jnp.promote_types(jnp.result_type(*jax.tree.leaves(leading)), jnp.float32)
+    return jax.tree.map(lambda array: jnp.asarray(array, dtype), (leading, following))
+
+
+def _with_one_transparent(axis, splats, colors, means2d_probe, sh_degree):
+    """An empty scene as one transparent splat, so that no stage meets an axis of length 0.
+
+    `axis` is that of the Gaussians in `splats`.
+    """
 
     def padded(array, axis):
-        shape = list(array.shape)
-        shape[axis] = 1
-        return jnp.concatenate([array, jnp.zeros(shape, array.dtype)], axis)
+        return jnp.pad(array, [(0, int(k == axis)) for k in range(array.ndim)])
 
-    color_axis = -2 if sh_degree is None else -3
-    return (
-        padded(means, -2),
-        padded(quats, -2),
-        padded(scales, -2),
-        padded(opacities, -1),
-        padded(colors, color_axis),
-        None if means2d_probe is None else padded(means2d_probe, -2),
-    )
+    splats = jax.tree.map(lambda array: padded(array, axis), splats)
+    if colors is not None:
+        colors = padded(colors, colors.ndim - (2 if sh_degree is None else 3))
+    if means2d_probe is not None:
+        means2d_probe = padded(means2d_probe, axis + 1)
+    return *splats, colors, means2d_probe
 
 
 def _finite_colors(colors, axes, sh_degree):
@@ -317,5 +393,4 @@ def _evaluate_sh(degree, means, centres, coeffs):
     """Colours [*batch, C, N, 3] of SH coefficients [*batch, C or 1, N, K, 3]."""
     means = jnp.where(jnp.all(jnp.isfinite(means), -1, keepdims=True), means, 0.0)
     dirs = means[..., None, :, :] - centres[..., None, :]
-    coeffs = jnp.broadcast_to(coeffs, (*dirs.shape[:-1], *coeffs.shape[-2:]))
-    return jnp.maximum(spherical_harmonics(degree, dirs, coeffs) + 0.5, 0.0)
+    return jnp.maximum(sum_of_harmonics(degree, dirs, coeffs) + 0.5, 0.0)

@@ -1,4 +1,4 @@
-"""The implementations of the blend by name, and which of them `auto` takes.
+"""The implementations of the blend by name, which of them `auto` takes, and for which platform.
 
 Pallas is imported when one of its backends is first used.
 """
@@ -9,7 +9,7 @@ import importlib.util
 import jax
 import jax.numpy as jnp
 
-from jwm_kernels.gaussian_rasterizer import blend_xla
+from jwm_kernels.gaussian_rasterizer import blend_xla, validation
 from jwm_kernels.gaussian_rasterizer.vjp import Backend
 
 _PACKAGE = "jwm_kernels.gaussian_rasterizer"
@@ -41,8 +41,37 @@ BACKENDS: dict[str, Backend] = {
 """Name -> implementation of the blend. A new one is a file with two functions and a line here."""
 
 
+PLATFORMS: dict[str, str] = {"pallas_tpu": "tpu", "pallas_gpu": "gpu", "mosaic_gpu": "gpu"}
+"""Backends that run on one platform only, and that platform; the others run everywhere."""
+
+
+def check_backend(name: str) -> None:
+    """Raises ValueError unless it is "auto" or a key of `BACKENDS`."""
+    validation.check_choice("backend", name, ("auto", *BACKENDS))
+
+
+def target_platform(backend: str = "auto") -> str:
+    """The platform that a call is traced for.
+
+    Tile size, sort on the host and the backend behind `auto` all follow from it, so that a named
+    TPU or GPU backend is all that an export for another platform needs.
+
+    Args:
+      backend: "auto" or a key of `BACKENDS`.
+
+    Returns:
+      that of the backend if it has one of its own, otherwise that of `jax.default_device`.
+    """
+    if backend in PLATFORMS:
+        return PLATFORMS[backend]
+    device = jax.config.jax_default_device
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else device.platform
+
+
 def choose_backend(name: str, dtype: jnp.dtype) -> Backend:
-    """The implementation for a name, or for `auto` the one of the default device.
+    """The implementation for a name, or for `auto` the one of the target platform.
 
     `auto` is decided while tracing: TPUs take `pallas_tpu`, GPUs `pallas_gpu`, all else and every
     dtype but float32 `xla`. One traced function with a branch per platform
@@ -57,13 +86,6 @@ def choose_backend(name: str, dtype: jnp.dtype) -> Backend:
       the implementation.
     """
     if name == "auto":
-        platform = _default_platform() if dtype == jnp.float32 else None
+        platform = target_platform() if dtype == jnp.float32 else None
         name = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}.get(platform, "xla")
     return BACKENDS[name]
-
-
-def _default_platform() -> str:
-    device = jax.config.jax_default_device
-    if device is None:
-        return jax.default_backend()
-    return device if isinstance(device, str) else device.platform

@@ -5,15 +5,17 @@ on a machine whose speed changes from hour to hour:
 
 - on a CPU the floor is `jnp.exp(x).sum()` over ten million float32 values;
 - on an accelerator it is the time that copying the stage's bytes, or doing its arithmetic at the
-  rate of a chain of fused multiply-adds, would take, whichever is longer.
+  rate of many fused multiply-adds, would take, whichever is longer.
 
-A stage's bytes are those of its inputs and outputs; its arithmetic is that of `BLEND_FLOPS`.
+A stage's bytes are those of its inputs and outputs, its arithmetic is that of `FLOPS`. A stage that
+is not listed there has no floor on an accelerator.
 """
 
 import importlib.util
+import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +24,48 @@ import numpy as np
 from jwm_kernels.gaussian_rasterizer.api import blend, rasterization
 from jwm_kernels.gaussian_rasterizer.binning import bin_tiles
 from jwm_kernels.gaussian_rasterizer.capacity import default_tile_size, suggest_capacity
-from jwm_kernels.gaussian_rasterizer.cases import CASES, Splats, make_splats
+from jwm_kernels.gaussian_rasterizer.cases import CASES, SLOW_ON_CPU, Splats, make_splats
 from jwm_kernels.gaussian_rasterizer.projection import project
 
 EXP_VALUES = 10_000_000
 
-BLEND_FLOPS = {"blend": (16, 2), "blend_and_gradient": (60, 6)}
-"""Stage -> operations per listed (splat, pixel) pair: constant, and per channel."""
+COPIED_VALUES = 1 << 26
+
+FMA_LANES, FMA_CHAINS, FMA_STEPS = 1 << 24, 8, 64
+"""Values, independent chains on each of them and multiply-adds of a chain: 64 multiply-adds per
+byte that is read or written, so that neither memory nor latency sets the rate."""
+
+FLOPS = {"project": (0, 0), "bin": (0, 0), "blend": (16, 2), "blend_and_gradient": (60, 6)}
+"""Stage -> operations per listed (splat, pixel) pair: constant, and per channel. Projecting and
+binning count by their bytes alone."""
 
 SHORTEST_SAMPLE_S = 5e-3
 """A sample repeats the call until it lasts this long, so that launches do not count."""
+
+
+def benchmarks(
+    cases: Sequence[str],
+    channels: Sequence[int] = (3,),
+    tile_sizes: Sequence[int | None] = (None,),
+    **options,
+) -> Iterator[dict]:
+    """Measures every combination; what is refused is refused before anything is measured.
+
+    Args:
+      cases: keys of `CASES`.
+      channels: numbers of colour channels.
+      tile_sizes: sides of a tile in pixels, None for the default.
+      **options: of `benchmark`.
+
+    Returns:
+      the lines of `benchmark`, one combination after the other.
+    """
+    return itertools.chain.from_iterable(
+        [
+            benchmark(case, channels=count, tile_size=tile_size, **options)
+            for case, count, tile_size in itertools.product(cases, channels, tile_sizes)
+        ]
+    )
 
 
 def benchmark(
@@ -41,6 +75,7 @@ def benchmark(
     tile_size: int | None = None,
     backend: str = "auto",
     repeats: int = 15,
+    even_if_slow: bool = False,
 ) -> Iterator[dict]:
     """Measures one case.
 
@@ -50,14 +85,26 @@ def benchmark(
       tile_size: side of a tile in pixels; by default that of `rasterization`.
       backend: as in `rasterization`.
       repeats: timed samples after one warm-up.
+      even_if_slow: also takes the cases of `SLOW_ON_CPU` on a CPU.
 
-    Yields:
+    Returns:
       for each stage its shapes, device, median_ms, p10_ms, p90_ms, compile_s, and a ratio to the
       floor; last gsplat's times where CUDA and gsplat are there.
+
+    Raises:
+      ValueError: a case that takes long on this machine, without `even_if_slow`.
     """
     # JAX would otherwise take most of a GPU's memory and leave gsplat none.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    tile_size = default_tile_size() if tile_size is None else tile_size
+    if case in SLOW_ON_CPU and jax.default_backend() == "cpu" and not even_if_slow:
+        raise ValueError(
+            f"case: {case!r} takes minutes on a CPU; --even-if-slow (even_if_slow=True) times it"
+        )
+    tile_size = default_tile_size(backend) if tile_size is None else tile_size
+    return _measured_stages(case, channels, tile_size, backend, repeats)
+
+
+def _measured_stages(case, channels, tile_size, backend, repeats):
     splats = make_splats(CASES[case], channels=channels)
     device = jax.devices()[0]
     about = {
@@ -99,10 +146,13 @@ def measure(function: Callable, *arguments, repeats: int) -> tuple[dict[str, flo
     Returns:
       median_ms, p10_ms, p90_ms, compile_s; and the bytes of its arguments and results.
     """
+
+    def anew(*arguments):  # what jax has compiled before, it knows by its function
+        return function(*arguments)
+
     arguments = jax.device_put(arguments)
-    jax.clear_caches()
     begin = time.perf_counter()
-    compiled = jax.jit(function).lower(*arguments).compile()
+    compiled = jax.jit(anew).lower(*arguments).compile()
     compile_s = time.perf_counter() - begin
     result = jax.block_until_ready(compiled(*arguments))
     moved = sum(leaf.nbytes for leaf in jax.tree.leaves((arguments, result)))
@@ -121,28 +171,38 @@ def machine_floors(repeats: int) -> dict[str, dict[str, float]]:
         values = jnp.linspace(-5.0, 0.0, EXP_VALUES)
         timing, _ = measure(lambda x: jnp.exp(x).sum(), values, repeats=repeats)
         return {"exp_sum": timing}
-    block = jnp.zeros((1 << 26,), jnp.float32)
+    block = jnp.zeros((COPIED_VALUES,), jnp.float32)
     copy, moved = measure(lambda x: x + 1, block, repeats=repeats)
-    chain, lanes = 4096, 1 << 20
-
-    def multiply_add(x):
-        return jax.lax.fori_loop(0, chain, lambda _, y: y * 0.999 + 0.001, x, unroll=64)
-
-    fma, _ = measure(multiply_add, jnp.ones((lanes,), jnp.float32), repeats=repeats)
-    copy["gb_per_s"] = round(moved / copy["median_ms"] / 1e6, 1)
-    fma["tflops"] = round(2 * chain * lanes / fma["median_ms"] / 1e9, 2)
+    values = jnp.linspace(0.0, 1.0, FMA_LANES)
+    fma, _ = measure(multiply_add, values, jnp.float32(0.999), jnp.float32(0.001), repeats=repeats)
+    copy["gb_per_s"] = round(moved / copy["median_ms"] / 1e6, 3)
+    flops = 2 * FMA_CHAINS * FMA_STEPS * FMA_LANES
+    fma["tflops"] = round(flops / fma["median_ms"] / 1e9, 3)
     return {"copy": copy, "fma": fma}
 
 
+def multiply_add(values, factor, summand):
+    """`FMA_CHAINS` independent chains of `FMA_STEPS` multiply-adds on every value, summed up.
+
+    Factor and summand are arguments: of constants a compiler could make fewer operations.
+    """
+    chains = [values + start for start in range(FMA_CHAINS)]
+    for _ in range(FMA_STEPS):
+        chains = [chain * factor + summand for chain in chains]
+    return sum(chains)
+
+
 def _against_floor(floors, stage, median_ms, moved, pairs, channels):
-    """Nanoseconds per pair, and the ratio to the floor (CPU) or the share of the roof (others)."""
+    """Nanoseconds per pair, and the ratio to the floor (CPU) or the floor's share (others)."""
     values = {}
     if stage.startswith(("blend", "forward")):
         values["ns_per_pair"] = round(1e6 * median_ms / pairs, 4)
     if "exp_sum" in floors:
         values["ratio_to_exp_sum"] = round(median_ms / floors["exp_sum"]["median_ms"], 2)
         return values
-    constant, per_channel = BLEND_FLOPS.get(stage, (0, 0))
+    if stage not in FLOPS:
+        return values
+    constant, per_channel = FLOPS[stage]
     copy_ms = moved / floors["copy"]["gb_per_s"] / 1e6
     fma_ms = (constant + per_channel * channels) * pairs / floors["fma"]["tflops"] / 1e9
     values["roof_share"] = round(max(copy_ms, fma_ms) / median_ms, 4)

@@ -22,10 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.buffer_callback import buffer_callback
 from jaxtyping import Int
 
+from jwm_kernels.gaussian_rasterizer import validation
+from jwm_kernels.gaussian_rasterizer.backends import target_platform
 from jwm_kernels.gaussian_rasterizer.constants import ALPHA_MIN, LOG_ALPHA_SLACK
-from jwm_kernels.gaussian_rasterizer.projection import Projection
+from jwm_kernels.gaussian_rasterizer.gaussian_terms import quadratic_columns
+from jwm_kernels.gaussian_rasterizer.projection import Projection, check_projection
 
 Array = jax.Array | np.ndarray
 
@@ -61,11 +65,10 @@ def grid_shape(width: int, height: int, tile_size: int) -> tuple[int, int]:
     return -(-width // tile_size), -(-height // tile_size)
 
 
-def default_capacity(images: int, gaussians: int, tiles: int, tile_size: int) -> int:
-    """Slots for splats of a few pixels: measured were 7.4 tiles a splat at 8 px, 3.3 at 16."""
-    factor = 9 if tile_size <= 8 else 5
-    wanted = images * (factor * gaussians + 8 * tiles)
-    return max(1, min(images * gaussians * tiles, -(-wanted // 1024) * 1024))
+def default_host_sort(capacity: int, backend: str = "auto") -> bool:
+    """Whether to sort with NumPy: on CPU with one device, from `HOST_SORT_SLOTS` slots on."""
+    on_cpu = target_platform(backend) == "cpu" and jax.local_device_count("cpu") == 1
+    return on_cpu and capacity >= HOST_SORT_SLOTS
 
 
 def count_tiles(
@@ -92,21 +95,24 @@ def bin_tiles(
       height: image height in pixels.
       tile_size: side of a tile in pixels.
       capacity: number of slots, static, for all images together.
-      host_sort: sorts with NumPy through a callback. Default: on CPU with a single device and at
-        least `HOST_SORT_SLOTS` slots. A program with a callback cannot be exported: pass False.
+      host_sort: sorts with NumPy through a callback; by default `default_host_sort`. A program with
+        a callback cannot be exported: pass False.
 
     Returns:
       `TileLists`.
+
+    Raises:
+      ValueError: names the argument, what was expected and what came.
     """
+    *leading, gaussians = check_projection(projection)
+    validation.check_sizes(width=width, height=height, tile_size=tile_size, capacity=capacity)
     projection = lax.stop_gradient(projection)
-    images = int(np.prod(projection.depths.shape[:-1]))
-    gaussians = projection.depths.shape[-1]
+    images = int(np.prod(leading))
     rows = images * gaussians
     tiles_x, tiles_y = grid_shape(width, height, tile_size)
     tiles = tiles_x * tiles_y
     if host_sort is None:
-        single_cpu = jax.default_backend() == "cpu" and jax.local_device_count() == 1
-        host_sort = single_cpu and capacity >= HOST_SORT_SLOTS
+        host_sort = default_host_sort(capacity)
 
     low, across, per_splat = _tile_box(projection, width, height, tile_size)
     depths = jnp.where(projection.visible, projection.depths, jnp.inf).reshape(rows)
@@ -151,13 +157,11 @@ def _tile_box(projection, width, height, tile_size):
 
 
 def _shapes(projection):
-    """What `_reaches` needs of each splat: mean, s, 1/(2 xx), xx/(2 det), xy/yy, ln(255 o)."""
-    xx, xy, yy = jnp.moveaxis(projection.covars2d, -1, 0)
+    """What `_reaches` needs of each splat: mean, A, s, C, xy/yy, ln(255 o)."""
+    _, xy, yy = jnp.moveaxis(projection.covars2d, -1, 0)
     return [
         *jnp.moveaxis(projection.means2d, -1, 0),
-        -xy / xx,
-        0.5 / xx,
-        0.5 * xx / projection.dets,
+        *quadratic_columns(projection.covars2d, projection.dets),
         xy / yy,
         jnp.log(jnp.maximum(projection.opacities / ALPHA_MIN, 1.0)) + LOG_ALPHA_SLACK,
     ]
@@ -166,9 +170,9 @@ def _shapes(projection):
 def _reaches(shapes, tile_x, tile_y, tile_size):
     """Whether a splat's alpha gets to 1/255 anywhere among the pixel centres of a tile.
 
-    The quadratic form is taken as x^2 / xx + (y + s x)^2 xx / det with s = -xy / xx, all over 2.
+    The logarithm of alpha / o is A x^2 + C (y + s x)^2, see `gaussian_terms`.
     """
-    mean_x, mean_y, slope, weight_x, weight_y, best_x, reach = shapes
+    mean_x, mean_y, a, slope, c, best_x, reach = shapes
     left = tile_x * tile_size + 0.5 - mean_x
     top = tile_y * tile_size + 0.5 - mean_y
     right, bottom = left + (tile_size - 1), top + (tile_size - 1)
@@ -176,19 +180,19 @@ def _reaches(shapes, tile_x, tile_y, tile_size):
     def along_column(x):
         offset = slope * x
         nearest = jnp.clip(0.0, top + offset, bottom + offset)
-        return weight_x * x * x + weight_y * nearest * nearest
+        return a * x * x + c * nearest * nearest
 
     def along_row(y):
         x = jnp.clip(best_x * y, left, right)
         distance = y + slope * x
-        return weight_x * x * x + weight_y * distance * distance
+        return a * x * x + c * distance * distance
 
-    least = jnp.minimum(
-        jnp.minimum(along_column(left), along_column(right)),
-        jnp.minimum(along_row(top), along_row(bottom)),
+    most = jnp.maximum(
+        jnp.maximum(along_column(left), along_column(right)),
+        jnp.maximum(along_row(top), along_row(bottom)),
     )
     contains_mean = (left <= 0) & (right >= 0) & (top <= 0) & (bottom >= 0)
-    return contains_mean | (least <= reach)
+    return contains_mean | (most >= -reach)
 
 
 def _expand(depths, counts, columns, capacity):
@@ -223,7 +227,6 @@ def _expand_on_host(depths, counts, columns, capacity):
     """`_expand` in NumPy, whose sort and repetition are several times as fast as XLA's on a CPU."""
 
     def expand(bits, counts, columns):
-        bits, counts, columns = (np.asarray(array) for array in (bits, counts, columns))
         rows = len(bits)
         if bits.itemsize == 4:  # one key without payload: the index breaks ties
             keys = bits.astype(np.uint64) << np.uint64(32) | np.arange(rows, dtype=np.uint64)
@@ -245,9 +248,24 @@ def _expand_on_host(depths, counts, columns, capacity):
     shapes = [(rows,), (capacity,), (rows,), ()]
     results = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes]
     results.append(jax.ShapeDtypeStruct(columns.shape, columns.dtype))
-    return jax.pure_callback(
-        expand, tuple(results), _bits(depths), counts, columns, vmap_method="sequential"
-    )
+    return _on_host(expand, results, _bits(depths), counts, columns)
+
+
+def _on_host(function, results, *arguments):
+    """Calls a NumPy function of arrays on views of the program's buffers.
+
+    `jax.pure_callback` would hand over JAX arrays: to copy a large one takes a thread besides that
+    of the callback, and waits for ever on a machine with a single core.
+    """
+
+    def call(_, outputs, *inputs):
+        values = function(*(np.asarray(buffer) for buffer in inputs))
+        for output, value in zip(outputs, values, strict=True):
+            np.asarray(output)[...] = value
+
+    values = buffer_callback(call, tuple(results), vmap_method="sequential")(*arguments)
+    axes = tuple(jax.typeof(arguments[0]).manual_axis_type.varying)
+    return lax.pcast(values, axes, to="varying") if axes else values
 
 
 def _bits(depths):
@@ -286,13 +304,13 @@ def _sort_by_tile_on_host(tile, rank, tiles, rows):
     kind = np.uint32 if (tiles + 1) << bits <= 2**KEY_BITS else np.uint64
 
     def sort(tile, rank):
-        keys = np.asarray(tile).astype(kind) << kind(bits) | np.asarray(rank).astype(kind)
+        keys = tile.astype(kind) << kind(bits) | rank.astype(kind)
         keys.sort()
         edges = np.searchsorted(keys, np.arange(tiles + 1, dtype=kind) << kind(bits))
         return (keys & kind((1 << bits) - 1)).astype(np.int32), edges.astype(np.int32)
 
     shapes = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in (tile.shape, (tiles + 1,))]
-    return jax.pure_callback(sort, tuple(shapes), tile, rank, vmap_method="sequential")
+    return _on_host(sort, shapes, tile, rank)
 
 
 def _rank_bits(rows):

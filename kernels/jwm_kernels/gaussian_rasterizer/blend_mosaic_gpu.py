@@ -5,9 +5,8 @@ splat, with the arithmetic of `blend_xla`: the sign of a transmittance marks a p
 The columns of a splat are scalars, the pixels of a tile one vector. After every `CHUNK` splats it
 looks whether all pixels have ended.
 
-Many channels are blended by `CHANNELS` at a time: forward by programs of their own, which find the
-same weights again, backward in a loop. Backward writes one gradient row per list entry and how far
-it walked; a single scatter adds up the rows that were reached.
+Backward also says how far it walked: rows of the gradient behind that are not written. How many
+channels are blended, and how the rows are added up, is in `blend_gpu`.
 """
 
 import functools
@@ -16,89 +15,81 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from jwm_kernels.gaussian_rasterizer.constants import ALPHA_MIN, TRANSMITTANCE_MIN
-from jwm_kernels.gaussian_rasterizer.gaussian_terms import geometry_terms, log_alpha
+from jwm_kernels.gaussian_rasterizer.blend_gpu import (
+    grouped_gradients,
+    grouped_table,
+    scatter_rows,
+)
+from jwm_kernels.gaussian_rasterizer.gaussian_terms import (
+    counted_weight,
+    geometry_terms,
+    limited_alpha,
+    log_alpha,
+    log_alpha_gradient,
+)
 from jwm_kernels.gaussian_rasterizer.table import (
     GEOMETRY,
     feature_count,
-    join_columns,
     local_centres,
-    pad_channels,
     result_shape,
+    tile_centres,
 )
 
 CHUNK = 16
 """Splats between two looks at whether all pixels have ended."""
-
-CHANNELS = 16
-"""Channels blended together."""
 
 TILE_SIZES = (16, 32)
 """A warpgroup holds vectors of whole multiples of 128 pixels."""
 
 
 def forward(table, rows, starts, counts, spec, *, interpret=None):
-    """Blends every tile; arguments and results as in `blend_pallas_tpu.forward`.
+    """Blends every tile; arguments and results as in `blend_xla.forward`.
 
-    Args:
-      table: float32 [R, 6 + D (+ 2)].
-      rows: int32 [M] row of each list entry.
-      starts: int32 [T] first entry of each tile.
-      counts: int32 [T] number of entries of each tile.
-      spec: `BlendSpec`.
-      interpret: as in `plgpu.kernel`.
-
-    Returns:
-      features [T, D, P] and transmittance [T, P].
+    `interpret` is that of `plgpu.kernel`.
 
     Raises:
       ValueError: not float32, or not one of `TILE_SIZES`.
     """
-    table, features, group = _prepare(table, spec)
-    tiles, pixels, padded = starts.shape[0], spec.tile_size**2, table.shape[1] - GEOMETRY
+    grouped, group = grouped_table(table, spec, TILE_SIZES, "Mosaic")
+    tiles, pixels = starts.shape[0], spec.tile_size**2
+    channels = grouped.shape[1] - GEOMETRY
     out, transmittance = plgpu.kernel(
         functools.partial(_forward_tile, spec=spec, group=group),
         out_type=[
-            result_shape((tiles, padded, pixels), starts),
+            result_shape((tiles, channels, pixels), starts),
             result_shape((tiles, pixels), starts),
         ],
-        grid=(tiles, padded // group),
+        grid=(tiles, channels // group),
         grid_names=("tile", "group"),
         interpret=interpret,
-    )(table, rows, starts, counts, local_centres(spec.tile_size))
-    return out[:, :features], transmittance
+    )(grouped, rows, starts, counts, local_centres(spec.tile_size))
+    return out[:, : feature_count(table, spec)], transmittance
 
 
 def backward(
     table, rows, starts, counts, out, transmittance, grad_out, grad_transmittance, spec,
     *, interpret=None,
 ):  # fmt: skip
-    """Gradient of the table; arguments and result as in `blend_pallas_tpu.backward`."""
-    remaining = jnp.sum(out * grad_out, 1) + transmittance * grad_transmittance
-    padded, features, group = _prepare(table, spec)
-    extra = padded.shape[1] - GEOMETRY - features
-    grad_out = jnp.pad(grad_out, ((0, 0), (0, extra), (0, 0)))
+    """Gradient of the table; arguments and result as in `blend_xla.backward`."""
+    grouped, group = grouped_table(table, spec, TILE_SIZES, "Mosaic")
+    grad_out, remaining = grouped_gradients(
+        grouped, out, transmittance, grad_out, grad_transmittance
+    )
     entries, tiles = rows.shape[0], starts.shape[0]
     gradients, walked = plgpu.kernel(
         functools.partial(_backward_tile, spec=spec, group=group),
         out_type=[
-            result_shape((entries, padded.shape[1] + 2 * spec.absgrad), starts),
+            result_shape((entries, grouped.shape[1] + 2 * spec.absgrad), starts),
             result_shape((tiles,), starts, jnp.int32),
         ],
         grid=(tiles,),
         grid_names=("tile",),
         interpret=interpret,
-    )(padded, rows, starts, counts, local_centres(spec.tile_size), grad_out, remaining)
+    )(grouped, rows, starts, counts, local_centres(spec.tile_size), grad_out, remaining)
     edges = jnp.zeros((entries + 1,), jnp.int32).at[starts].add(1).at[starts + walked].add(-1)
     reached = jnp.cumsum(edges[:entries]) > 0
     gradients = jnp.where(reached[:, None], gradients, 0.0)
-    gradients = join_columns(
-        gradients[:, :GEOMETRY],
-        gradients[:, GEOMETRY : GEOMETRY + features],
-        gradients[:, padded.shape[1] :],
-        spec,
-    )
-    return jnp.zeros_like(table).at[rows].add(gradients)
+    return scatter_rows(gradients, grouped, table, rows, spec)
 
 
 def _forward_tile(
@@ -152,8 +143,7 @@ def _backward_tile(
 
         value = lax.fori_loop(0, channels // group, blend_group, 0 * weight)
         remaining = remaining - weight * value
-        grad = alpha * (before * value - remaining / (1 - alpha))
-        grad = jnp.where(counted & free, grad, 0.0)
+        grad = log_alpha_gradient(alpha, counted & free, before, value, remaining)
         terms = geometry_terms(grad, dx, v, *columns[2:5])
         for column, term in enumerate(terms):
             gradient_ref[entry, column] = jnp.sum(term)
@@ -184,39 +174,19 @@ def _walk(blend, count, carry):
 def _pass(before, alpha):
     """Transmittance behind a splat, its weight, and where it counts."""
     after = before * (1 - alpha)
-    counted = after > TRANSMITTANCE_MIN
-    weight = jnp.where(counted, alpha * before, 0.0)
+    counted, weight = counted_weight(alpha, before, after)
     return jnp.where(counted, after, -jnp.abs(before)), weight, counted
 
 
 def _alpha_at(table_ref, centre_ref, tile, spec):
     """A function from a row to its columns, dx, v, alpha, and where alpha has a gradient."""
-    within = lax.rem(tile, spec.tiles_x * spec.tiles_y)
-    half = spec.tile_size / 2
-    centre_x = (lax.rem(within, spec.tiles_x) * spec.tile_size).astype(jnp.float32) + half
-    centre_y = (lax.div(within, spec.tiles_x) * spec.tile_size).astype(jnp.float32) + half
+    centre_x, centre_y = tile_centres(tile, spec)
     x, y = centre_ref[0, :], centre_ref[1, :]
 
     def alpha_at(row):
         columns = [table_ref[row, column] for column in range(GEOMETRY)]
         dx, dy = x - (columns[0] - centre_x), y - (columns[1] - centre_y)
         power, v = log_alpha(dx, dy, *columns[2:])
-        raw = jnp.exp(power)
-        reached = raw >= ALPHA_MIN
-        alpha = jnp.where(reached, jnp.minimum(raw, spec.max_alpha), 0.0)
-        return columns, dx, v, alpha, reached & (raw < spec.max_alpha)
+        return columns, dx, v, *limited_alpha(jnp.exp(power), spec.max_alpha)
 
     return alpha_at
-
-
-def _prepare(table, spec):
-    """The table without columns for `absgrad` and with whole groups of channels; D; group size."""
-    if table.dtype != jnp.float32:
-        raise ValueError(f"backend: the GPU kernel needs float32, got {table.dtype}; use 'xla'")
-    if spec.tile_size not in TILE_SIZES:
-        raise ValueError(
-            f"tile_size: the Mosaic kernel takes one of {TILE_SIZES}, got {spec.tile_size}"
-        )
-    features = feature_count(table, spec)
-    table, group = pad_channels(table[:, : GEOMETRY + features], features, CHANNELS)
-    return table, features, group

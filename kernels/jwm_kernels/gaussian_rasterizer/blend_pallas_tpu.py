@@ -11,7 +11,10 @@ first splat that would bring T to the limit ends the pixel" is just the mask T' 
 whose pixels have all ended does nothing.
 
 Backward walks in the same order with what remains of out . g_out + T g_T (see `blend_xla`), another
-running sum. It writes one gradient row per list entry; a single scatter adds them up.
+running sum. It writes one gradient row per list entry, and a scatter adds them up.
+
+Rows are gathered and scattered outside of the kernel in blocks of steps: a TPU keeps an array of
+rows with every row filled up to 128 columns, which would be 512 bytes for every list entry.
 """
 
 import functools
@@ -21,8 +24,15 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jwm_kernels.gaussian_rasterizer.constants import ALPHA_MIN, TRANSMITTANCE_MIN
-from jwm_kernels.gaussian_rasterizer.gaussian_terms import geometry_terms, log_alpha
+from jwm_kernels.gaussian_rasterizer.constants import TRANSMITTANCE_MIN
+from jwm_kernels.gaussian_rasterizer.gaussian_terms import (
+    counted_weight,
+    geometry_terms,
+    limited_alpha,
+    log_alpha,
+    log_alpha_gradient,
+    total_to_blend,
+)
 from jwm_kernels.gaussian_rasterizer.table import (
     GEOMETRY,
     LOG_OPACITY,
@@ -31,6 +41,8 @@ from jwm_kernels.gaussian_rasterizer.table import (
     join_columns,
     local_centres,
     result_shape,
+    tile_centres,
+    zero_of,
 )
 
 CHUNK = 128
@@ -38,6 +50,9 @@ CHUNK = 128
 
 STEPS_MAX = 200_000
 """Grid steps of one call; their tiles take 4 bytes each of the 1 MB of scalar memory."""
+
+BLOCK_STEPS = 512
+"""Most grid steps whose rows are gathered or scattered together, 32 MB."""
 
 TILE_SIZE_MAX = 32
 """Largest side of a tile in pixels for which a step's arrays fit into vector memory."""
@@ -48,18 +63,9 @@ gradients the last two hold the sums for `absgrad`."""
 
 
 def forward(table, rows, starts, counts, spec, *, interpret=False):
-    """Blends every tile.
+    """Blends every tile; arguments and results as in `blend_xla.forward`.
 
-    Args:
-      table: float32 [R, 6 + D], see `blend_xla.forward`; two more columns with `spec.absgrad`.
-      rows: int32 [M] row of each list entry.
-      starts: int32 [T] first entry of each tile.
-      counts: int32 [T] number of entries of each tile.
-      spec: `BlendSpec`.
-      interpret: as in `pl.pallas_call`.
-
-    Returns:
-      features [T, D, P] and transmittance [T, P], P pixels of a tile row by row.
+    `interpret` is that of `pl.pallas_call`.
 
     Raises:
       ValueError: not float32, a tile too large, or more grid steps than scalar memory holds.
@@ -90,28 +96,11 @@ def backward(
     table, rows, starts, counts, out, transmittance, grad_out, grad_transmittance, spec,
     *, interpret=False,
 ):  # fmt: skip
-    """Gradient of the table.
-
-    Args:
-      table: as in `forward`, and so `rows`, `starts`, `counts`, `spec`, `interpret`.
-      rows: row of each entry.
-      starts: first entry of each tile.
-      counts: number of entries of each tile.
-      out: [T, D, P] what `forward` returned.
-      transmittance: [T, P] what `forward` returned.
-      grad_out: [T, D, P] gradient of the loss.
-      grad_transmittance: [T, P] gradient of the loss.
-      spec: `BlendSpec`.
-      interpret: as in `pl.pallas_call`.
-
-    Returns:
-      gradient, of the shape of the table; with `spec.absgrad` its last two columns are the sums
-      over pixels of the absolute gradient of mean x and mean y.
-    """
+    """Gradient of the table; arguments and result as in `blend_xla.backward`."""
     tile, row, listed, entries = _gather(table, rows, starts, counts, spec)
     steps, _, chunk = entries.shape
     pixels, features = spec.tile_size**2, feature_count(table, spec)
-    remaining = jnp.sum(out * grad_out, 1) + transmittance * grad_transmittance
+    remaining = total_to_blend(out, transmittance, grad_out, grad_transmittance)
     gradients = pl.pallas_call(
         functools.partial(_backward_step, max_alpha=spec.max_alpha, absgrad=spec.absgrad),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -130,11 +119,18 @@ def backward(
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
         interpret=interpret,
     )(tile, entries, local_centres(spec.tile_size), grad_out, remaining[:, None])
-    gradients = jnp.where(listed[:, None], gradients, 0.0).swapaxes(1, 2)
-    gradients = join_columns(
-        gradients[..., :GEOMETRY], gradients[..., _ROWS:], gradients[..., GEOMETRY:_ROWS], spec
-    )
-    return jnp.zeros_like(table).at[row.reshape(-1)].add(gradients.reshape(-1, table.shape[1]))
+
+    def add_block(gradient, block):
+        row, listed, columns = block
+        columns = jnp.where(listed[:, None], columns, 0.0).swapaxes(1, 2)
+        columns = join_columns(
+            columns[..., :GEOMETRY], columns[..., _ROWS:], columns[..., GEOMETRY:_ROWS], spec
+        )
+        columns = columns.reshape(-1, table.shape[1])
+        return gradient.at[row.reshape(-1)].add(columns), None
+
+    blocks = [_in_blocks(values) for values in (row, listed, gradients)]
+    return lax.scan(add_block, jnp.zeros_like(table) + zero_of(table, starts), blocks)[0]
 
 
 def _forward_step(
@@ -151,8 +147,7 @@ def _forward_step(
         entries = entry_ref[0]
         _, _, alpha, _ = _alpha(entries[:_ROWS].T, centre_ref, max_alpha)
         before, after = _transmittances(alpha, running_ref)
-        counted = after > TRANSMITTANCE_MIN
-        weight = jnp.where(counted, alpha * before, 0.0)
+        counted, weight = counted_weight(alpha, before, after)
         out_ref[0] += _dot(entries[_ROWS:], weight, (1, 0))
         last = jnp.min(jnp.where(counted, after, 1.0), axis=0, keepdims=True)
         transmittance_ref[0] = jnp.minimum(transmittance_ref[0], last)
@@ -175,13 +170,11 @@ def _backward_step(
         columns = entries[:_ROWS].T
         dx, v, alpha, free = _alpha(columns, centre_ref, max_alpha)
         before, after = _transmittances(alpha, running_ref)
-        counted = after > TRANSMITTANCE_MIN
-        weight = jnp.where(counted, alpha * before, 0.0)
+        counted, weight = counted_weight(alpha, before, after)
         value = _dot(entries[_ROWS:], grad_out, (0, 0))
         remaining = remaining_ref[...] - _scan(jnp.add, weight * value, 0.0)
         remaining_ref[...] = remaining[-1:]
-        grad = alpha * (before * value - remaining / (1 - alpha))
-        grad = jnp.where(counted & free, grad, 0.0)
+        grad = log_alpha_gradient(alpha, counted & free, before, value, remaining)
         terms = geometry_terms(grad, dx, v, columns[:, 2:3], columns[:, 3:4], columns[:, 4:5])
         if absgrad:
             terms = (*terms, jnp.abs(terms[0]), jnp.abs(terms[1]))
@@ -201,10 +194,7 @@ def _alpha(columns, centre_ref, max_alpha):
     dx = centre_ref[0:1] - columns[:, 0:1]
     dy = centre_ref[1:2] - columns[:, 1:2]
     power, v = log_alpha(dx, dy, *(columns[:, k : k + 1] for k in range(2, GEOMETRY)))
-    raw = jnp.exp(power)
-    reached = raw >= ALPHA_MIN
-    alpha = jnp.where(reached, jnp.minimum(raw, max_alpha), 0.0)
-    return dx, v, alpha, reached & (raw < max_alpha)
+    return dx, v, *limited_alpha(jnp.exp(power), max_alpha)
 
 
 def _transmittances(alpha, running_ref):
@@ -244,29 +234,41 @@ def _gather(table, rows, starts, counts, spec):
       tile [S], row [S, chunk], listed [S, chunk] and entries [S, 8 + D, chunk] with means relative
       to the centre of the tile.
     """
-    tiles, size = starts.shape[0], spec.tile_size
+    tiles = starts.shape[0]
     steps = tiles + rows.shape[0] // CHUNK
-    _check(table, size, steps, tiles, rows.shape[0])
+    _check(table, spec.tile_size, steps, tiles, rows.shape[0])
+    blocks = -(-steps // BLOCK_STEPS)
+    steps = -(-steps // blocks) * blocks
     per_tile = jnp.maximum(-(-counts // CHUNK), 1)
     tile = jnp.repeat(lax.iota(jnp.int32, tiles), per_tile, total_repeat_length=steps)
     chunk = lax.iota(jnp.int32, steps) - (jnp.cumsum(per_tile) - per_tile)[tile]
-    place = chunk[:, None] * CHUNK + lax.iota(jnp.int32, CHUNK)
-    listed = place < counts[tile][:, None]
-    row = rows[jnp.where(listed, starts[tile][:, None] + place, 0)]
-    gathered = jnp.where(listed[..., None], table[row], 0.0)
-    within = tile % (spec.tiles_x * spec.tiles_y)
-    centre = jnp.stack([within % spec.tiles_x, within // spec.tiles_x], -1) * size + size / 2
-    entries = jnp.concatenate(
-        [
-            gathered[..., :2] - centre[:, None].astype(table.dtype),
-            gathered[..., 2:LOG_OPACITY],
-            jnp.where(listed, gathered[..., LOG_OPACITY], UNLISTED)[..., None],
-            jnp.zeros((*row.shape, _ROWS - GEOMETRY), table.dtype),
-            gathered[..., GEOMETRY : GEOMETRY + feature_count(table, spec)],
-        ],
-        -1,
-    )
-    return tile, row, listed, entries.swapaxes(1, 2)
+
+    def gather_block(block):
+        tile, chunk = block
+        place = chunk[:, None] * CHUNK + lax.iota(jnp.int32, CHUNK)
+        listed = place < counts[tile][:, None]
+        row = rows[jnp.where(listed, starts[tile][:, None] + place, 0)]
+        gathered = jnp.where(listed[..., None], table[row], 0.0)
+        centre = jnp.stack(tile_centres(tile, spec), -1)
+        entries = jnp.concatenate(
+            [
+                gathered[..., :2] - centre[:, None],
+                gathered[..., 2:LOG_OPACITY],
+                jnp.where(listed, gathered[..., LOG_OPACITY], UNLISTED)[..., None],
+                jnp.zeros((*row.shape, _ROWS - GEOMETRY), table.dtype),
+                gathered[..., GEOMETRY : GEOMETRY + feature_count(table, spec)],
+            ],
+            -1,
+        )
+        return row, listed, entries.swapaxes(1, 2)
+
+    gathered = lax.map(gather_block, (_in_blocks(tile), _in_blocks(chunk)))
+    return tile, *(values.reshape(steps, *values.shape[2:]) for values in gathered)
+
+
+def _in_blocks(values):
+    """[S, ...] to [blocks, at most `BLOCK_STEPS`, ...]."""
+    return values.reshape(-(-values.shape[0] // BLOCK_STEPS), -1, *values.shape[1:])
 
 
 def _check(table, tile_size, steps, tiles, capacity):

@@ -4,9 +4,8 @@ One program blends one tile: it walks through the tile's list in chunks of `CHUN
 list ends or all pixels have. Splats are gathered in the kernel, so no entry is copied beforehand.
 Triton has running sums only, hence transmittances are exp(running sum of ln(1 - alpha)).
 
-Many channels are blended by `CHANNELS` at a time: forward by programs of their own, which find the
-same weights again, backward in a loop. Backward is the walk of `blend_xla`; it writes one gradient
-row per list entry, and a single scatter adds them up.
+Backward is the walk of `blend_xla`. How many channels are blended, and how the gradient's rows are
+added up, is in `blend_gpu`.
 
 Pallas gives up its Triton form: since jax 0.11 lowering it raises a DeprecationWarning. Nothing but
 this file depends on it; `blend_mosaic_gpu` takes over where it is gone.
@@ -19,78 +18,81 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
 
-from jwm_kernels.gaussian_rasterizer.constants import ALPHA_MIN, TRANSMITTANCE_MIN
-from jwm_kernels.gaussian_rasterizer.gaussian_terms import geometry_terms, log_alpha
+from jwm_kernels.gaussian_rasterizer.blend_gpu import (
+    grouped_gradients,
+    grouped_table,
+    scatter_rows,
+)
+from jwm_kernels.gaussian_rasterizer.constants import TRANSMITTANCE_MIN
+from jwm_kernels.gaussian_rasterizer.gaussian_terms import (
+    counted_weight,
+    geometry_terms,
+    limited_alpha,
+    log_alpha,
+    log_alpha_gradient,
+)
 from jwm_kernels.gaussian_rasterizer.table import (
     GEOMETRY,
     LOG_OPACITY,
     UNLISTED,
     feature_count,
-    join_columns,
-    pad_channels,
     result_shape,
+    zero_of,
 )
 
 CHUNK = 16
 """Splats blended together."""
-
-CHANNELS = 16
-"""Channels blended together."""
 
 TILE_SIZES = (4, 8, 16, 32)
 """Triton's arrays have sides that are powers of two, and larger tiles do not fit into registers."""
 
 
 def forward(table, rows, starts, counts, spec, *, interpret=False):
-    """Blends every tile; arguments and results as in `blend_pallas_tpu.forward`.
+    """Blends every tile; arguments and results as in `blend_xla.forward`.
+
+    `interpret` is that of `pl.pallas_call`.
 
     Raises:
       ValueError: not float32, or not one of `TILE_SIZES`.
     """
-    table, features, group = _prepare(table, spec)
+    grouped, group = grouped_table(table, spec, TILE_SIZES, "Triton")
     tiles, pixels = starts.shape[0], spec.tile_size**2
-    padded = table.shape[1] - GEOMETRY
+    channels = grouped.shape[1] - GEOMETRY
     out, transmittance = pl.pallas_call(
         functools.partial(_forward_tile, spec=spec, group=group),
-        grid=(tiles, padded // group),
+        grid=(tiles, channels // group),
         out_shape=[
-            result_shape((tiles, padded, pixels), starts),
+            result_shape((tiles, channels, pixels), starts),
             result_shape((tiles, pixels), starts),
         ],
         compiler_params=_compiler_params(pixels),
         interpret=interpret,
-    )(table, rows, starts, counts)
-    return out[:, :features], transmittance
+    )(grouped, rows, starts, counts)
+    return out[:, : feature_count(table, spec)], transmittance
 
 
 def backward(
     table, rows, starts, counts, out, transmittance, grad_out, grad_transmittance, spec,
     *, interpret=False,
 ):  # fmt: skip
-    """Gradient of the table; arguments and result as in `blend_pallas_tpu.backward`."""
-    remaining = jnp.sum(out * grad_out, 1) + transmittance * grad_transmittance
-    padded, features, group = _prepare(table, spec)
-    extra = padded.shape[1] - GEOMETRY - features
-    grad_out = jnp.pad(grad_out, ((0, 0), (0, extra), (0, 0)))
-    columns = padded.shape[1] + 2 * spec.absgrad
+    """Gradient of the table; arguments and result as in `blend_xla.backward`."""
+    grouped, group = grouped_table(table, spec, TILE_SIZES, "Triton")
+    grad_out, remaining = grouped_gradients(
+        grouped, out, transmittance, grad_out, grad_transmittance
+    )
+    shape = (grouped.shape[1] + 2 * spec.absgrad, rows.shape[0])
     gradients = pl.pallas_call(
         functools.partial(_backward_tile, spec=spec, group=group),
         grid=(starts.shape[0],),
-        out_shape=result_shape((columns, rows.shape[0]), starts),
+        out_shape=result_shape(shape, starts),
         input_output_aliases={6: 0},
         compiler_params=_compiler_params(spec.tile_size**2),
         interpret=interpret,
     )(
-        padded, rows, starts, counts, grad_out, remaining,
-        jnp.zeros((columns, rows.shape[0]), jnp.float32) + 0 * remaining[0, 0],
+        grouped, rows, starts, counts, grad_out, remaining,
+        jnp.zeros(shape, table.dtype) + zero_of(table, starts),
     )  # fmt: skip
-    gradients = join_columns(
-        gradients[:GEOMETRY].T,
-        gradients[GEOMETRY : GEOMETRY + features].T,
-        gradients[padded.shape[1] :].T,
-        spec,
-    )
-    return jnp.zeros_like(table).at[rows].add(gradients)
+    return scatter_rows(gradients.T, grouped, table, rows, spec)
 
 
 def _forward_tile(
@@ -109,8 +111,7 @@ def _forward_tile(
         load, _, _ = _chunk(table_ref, rows_ref, starts_ref[tile], count, place)
         _, _, alpha, _ = _alpha(load, x, y, spec)
         before, after = _transmittances(alpha, running)
-        counted = after > TRANSMITTANCE_MIN
-        weight = jnp.where(counted, alpha * before, 0.0)
+        counted, weight = counted_weight(alpha, before, after)
         out = tuple(
             total + jnp.sum(weight * load(GEOMETRY + first + channel), 0)
             for channel, total in enumerate(out)
@@ -144,8 +145,7 @@ def _backward_tile(
         load, entry, listed = _chunk(table_ref, rows_ref, starts_ref[tile], count, place)
         dx, v, alpha, free = _alpha(load, x, y, spec)
         before, after = _transmittances(alpha, running)
-        counted = after > TRANSMITTANCE_MIN
-        weight = jnp.where(counted, alpha * before, 0.0)
+        counted, weight = counted_weight(alpha, before, after)
 
         def store(column, term):
             value = jnp.sum(term, 1)
@@ -161,8 +161,7 @@ def _backward_tile(
 
         value = lax.fori_loop(0, channels // group, blend_group, jnp.zeros_like(weight))
         left = remaining[None] - jnp.cumsum(weight * value, 0)
-        grad = alpha * (before * value - left / (1 - alpha))
-        grad = jnp.where(counted & free, grad, 0.0)
+        grad = log_alpha_gradient(alpha, counted & free, before, value, left)
         terms = geometry_terms(grad, dx, v, load(2), load(3), load(4))
         for column, term in enumerate(terms):
             store(column, term)
@@ -192,10 +191,7 @@ def _alpha(load, x, y, spec):
     """dx, v, alpha and whether alpha has a gradient, each [chunk, pixels]."""
     dx, dy = x - load(0), y - load(1)
     power, v = log_alpha(dx, dy, load(2), load(3), load(4), load(LOG_OPACITY, UNLISTED))
-    raw = jnp.exp(power)
-    reached = raw >= ALPHA_MIN
-    alpha = jnp.where(reached, jnp.minimum(raw, spec.max_alpha), 0.0)
-    return dx, v, alpha, reached & (raw < spec.max_alpha)
+    return dx, v, *limited_alpha(jnp.exp(power), spec.max_alpha)
 
 
 def _transmittances(alpha, running):
@@ -211,19 +207,6 @@ def _pixel_centres(tile, spec):
     x = lax.rem(within, spec.tiles_x) * size + lax.rem(index, size)
     y = lax.div(within, spec.tiles_x) * size + lax.div(index, size)
     return x.astype(jnp.float32)[None] + 0.5, y.astype(jnp.float32)[None] + 0.5
-
-
-def _prepare(table, spec):
-    """The table without columns for `absgrad` and with whole groups of channels; D; group size."""
-    if table.dtype != jnp.float32:
-        raise ValueError(f"backend: the GPU kernel needs float32, got {table.dtype}; use 'xla'")
-    if spec.tile_size not in TILE_SIZES:
-        raise ValueError(
-            f"tile_size: the Triton kernel takes one of {TILE_SIZES}, got {spec.tile_size}"
-        )
-    features = feature_count(table, spec)
-    table, group = pad_channels(table[:, : GEOMETRY + features], features, CHANNELS)
-    return table, features, group
 
 
 def _compiler_params(pixels):

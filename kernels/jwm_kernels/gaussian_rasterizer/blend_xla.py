@@ -27,14 +27,21 @@ finished pixels; a group stops when all of its pixels have.
 import jax.numpy as jnp
 from jax import lax
 
-from jwm_kernels.gaussian_rasterizer.constants import ALPHA_MIN, TRANSMITTANCE_MIN
-from jwm_kernels.gaussian_rasterizer.gaussian_terms import geometry_terms, log_alpha
+from jwm_kernels.gaussian_rasterizer.constants import TRANSMITTANCE_MIN
+from jwm_kernels.gaussian_rasterizer.gaussian_terms import (
+    geometry_terms,
+    limited_alpha,
+    log_alpha,
+    total_to_blend,
+)
 from jwm_kernels.gaussian_rasterizer.table import (
     GEOMETRY,
     LOG_OPACITY,
     UNLISTED,
     feature_count,
     local_centres,
+    tile_centres,
+    zero_of,
 )
 
 GROUP_PIXELS = 65_536
@@ -157,13 +164,13 @@ def backward(
         ],
         1,
     )
-    remaining_all = jnp.sum(out * grad_out, 1) + transmittance * grad_transmittance
+    remaining_all = total_to_blend(out, transmittance, grad_out, grad_transmittance)
     least = 1 - table.dtype.type(spec.max_alpha)  # of T' / T, reached where alpha is limited
 
     def one_group(gradient, tiles):
         start, count = tile_lists(tiles, starts, counts)
         x, y = pixel_centres(tiles, spec, table.dtype)
-        centre_x, centre_y = _tile_centres(tiles, spec, table.dtype)
+        centre_x, centre_y = tile_centres(tiles[:, None], spec, table.dtype)
         longest = jnp.max(count)
         real = jnp.minimum(tiles, starts.shape[0] - 1)
         grad_tile = grad_out[real]
@@ -262,8 +269,7 @@ def behind(entries, k, x, y, transmittance, spec):
 
     It is negative from the splat on that ends the pixel.
     """
-    raw = jnp.exp(_log_alpha(entries, k, x, y)[0])
-    alpha = jnp.where(raw >= ALPHA_MIN, jnp.minimum(raw, spec.max_alpha), 0.0)
+    alpha, _ = limited_alpha(jnp.exp(_log_alpha(entries, k, x, y)[0]), spec.max_alpha)
     after = transmittance * (1 - alpha)
     return jnp.where(after > TRANSMITTANCE_MIN, after, -jnp.abs(transmittance))
 
@@ -300,29 +306,11 @@ def tile_lists(tiles, starts, counts):
     return starts[real], jnp.where(tiles < starts.shape[0], counts[real], 0)
 
 
-def _tile_centres(tiles, spec, dtype):
-    """Pixel coordinates [W, 1] of the centres of tiles."""
-    within = tiles % (spec.tiles_x * spec.tiles_y)
-    size = spec.tile_size
-    x = ((within % spec.tiles_x) * size).astype(dtype) + size / 2
-    y = ((within // spec.tiles_x) * size).astype(dtype) + size / 2
-    return x[:, None], y[:, None]
-
-
 def pixel_centres(tiles, spec, dtype):
     """Pixel coordinates x, y [W, P] of the pixels of tiles."""
     local_x, local_y = local_centres(spec.tile_size, dtype)
-    x, y = _tile_centres(tiles, spec, dtype)
+    x, y = tile_centres(tiles[:, None], spec, dtype)
     return x + local_x, y + local_y
-
-
-def zero_of(values, integers):
-    """A zero of the dtype of `values` that depends on `integers`.
-
-    Loop carries that start from it vary over the same mesh axes as the tiles, as `jax.shard_map`
-    demands of a carry.
-    """
-    return (integers[0] * 0).astype(values.dtype)
 
 
 def _einsum(formula, *operands):

@@ -1,24 +1,52 @@
 """How many (splat, tile) pairs a scene needs, and what to do when they did not fit."""
 
+import math
+
 import jax
 import numpy as np
 from jaxtyping import Float
 
+from jwm_kernels.gaussian_rasterizer import validation
+from jwm_kernels.gaussian_rasterizer.backends import check_backend, target_platform
 from jwm_kernels.gaussian_rasterizer.binning import count_tiles
 from jwm_kernels.gaussian_rasterizer.projection import project
 
 Array = jax.Array | np.ndarray
 
 
-def default_tile_size() -> int:
+SPLAT_WIDTH = 16.0
+"""Side in pixels of the bounding box that `default_capacity` takes splats to have."""
+
+
+def default_tile_size(backend: str = "auto") -> int:
     """8 on CPU, where less wasted arithmetic wins; 16 on accelerators, where shorter lists do."""
-    return 8 if jax.default_backend() == "cpu" else 16
+    return 8 if target_platform(backend) == "cpu" else 16
+
+
+def default_capacity(images: int, gaussians: int, tiles: int, tile_size: int) -> int:
+    """Slots for splats of a few pixels, whose boxes are about `SPLAT_WIDTH` pixels wide.
+
+    A box of width w lies over (1 + w / t)^2 tiles of side t on average. Where that is less than 5,
+    the few splats that are much wider count, and 5 is taken.
+
+    Args:
+      images: batch members times cameras.
+      gaussians: of each image.
+      tiles: of each image.
+      tile_size: side of a tile in pixels.
+
+    Returns:
+      number of slots for all images together.
+    """
+    per_splat = max(5.0, (1 + SPLAT_WIDTH / tile_size) ** 2)
+    wanted = math.ceil(images * (per_splat * gaussians + 8 * tiles))
+    return max(1, min(images * gaussians * tiles, -(-wanted // 1024) * 1024))
 
 
 def suggest_capacity(
     means: Float[Array, "..."],
-    quats: Float[Array, "..."],
-    scales: Float[Array, "..."],
+    quats: Float[Array, "..."] | None,
+    scales: Float[Array, "..."] | None,
     opacities: Float[Array, "..."],
     viewmats: Float[Array, "..."],
     Ks: Float[Array, "..."],
@@ -27,6 +55,7 @@ def suggest_capacity(
     *,
     tile_size: int | None = None,
     margin: float = 1.25,
+    backend: str = "auto",
     **options,
 ) -> int:
     """Counts the (splat, tile) pairs of a scene and returns a `capacity` that holds them.
@@ -46,12 +75,19 @@ def suggest_capacity(
       height: image height in pixels.
       tile_size: side of a tile in pixels.
       margin: room for growth, as a factor.
+      backend: as in `rasterization`; decides the default tile size.
       **options: of `project`.
 
     Returns:
       number of slots.
+
+    Raises:
+      ValueError: names the argument, what was expected and what came.
     """
-    tile_size = default_tile_size() if tile_size is None else tile_size
+    check_backend(backend)
+    tile_size = default_tile_size(backend) if tile_size is None else tile_size
+    validation.check_sizes(tile_size=tile_size)
+    validation.check_limits(margin=margin)
     projection = project(means, quats, scales, opacities, viewmats, Ks, width, height, **options)
     total = int(
         np.sum(np.asarray(count_tiles(projection, width, height, tile_size)), dtype=np.int64)

@@ -24,8 +24,10 @@ CASES: dict[str, Case] = {
     "surround": Case(200_000, 960, 640, cameras=6),
     "huge": Case(1_000_000, 1920, 1080),
 }
-"""`tiny` and `rig` are what the tiny models train on; the others are for comparisons, `huge` on
-accelerators only."""
+"""`tiny` and `rig` are what the tiny models train on; the others are for comparisons."""
+
+SLOW_ON_CPU = frozenset({"huge"})
+"""Cases that take minutes on a CPU."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +56,9 @@ class Splats:
 def make_splats(case: Case, *, seed: int = 0, sigma: float = 1.5, channels: int = 3) -> Splats:
     """Splats as a feed-forward reconstruction gives them.
 
-    Uniform over the image of the first camera and a little beyond, log-uniform in depth from 3 to
-    80 m, `sigma` pixels wide in the median (one in fifty: eight times that), opacities 0.1 to 0.99.
-    Further cameras stand 0.3 m apart and turn by 4 degrees.
+    Uniform over the image of the first camera and 5 % of its width or height beyond each edge,
+    log-uniform in depth from 3 to 80 m, `sigma` pixels wide in the median (one in fifty: eight
+    times that), opacities 0.1 to 0.99. Further cameras stand 0.3 m apart and turn by 4 degrees.
 
     Args:
       case: size.

@@ -12,10 +12,11 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from jwm_kernels.gaussian_rasterizer import blend_xla, validation
-from jwm_kernels.gaussian_rasterizer.binning import bin_tiles, default_capacity, grid_shape
-from jwm_kernels.gaussian_rasterizer.capacity import default_tile_size
+from jwm_kernels.gaussian_rasterizer.binning import bin_tiles, grid_shape
+from jwm_kernels.gaussian_rasterizer.capacity import default_capacity, default_tile_size
 from jwm_kernels.gaussian_rasterizer.layout import pack_table, tiles_to_image
 from jwm_kernels.gaussian_rasterizer.projection import project
+from jwm_kernels.gaussian_rasterizer.table import zero_of
 from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec
 
 Array = jax.Array | np.ndarray
@@ -23,8 +24,8 @@ Array = jax.Array | np.ndarray
 
 def render_ids(
     means: Float[Array, "*batch n 3"],
-    quats: Float[Array, "*batch n 4"],
-    scales: Float[Array, "*batch n 3"],
+    quats: Float[Array, "*batch n 4"] | None,
+    scales: Float[Array, "*batch n 3"] | None,
     opacities: Float[Array, "*batch n"],
     viewmats: Float[Array, "*batch c 4 4"],
     Ks: Float[Array, "*batch c 3 3"],
@@ -68,16 +69,15 @@ def render_ids(
       ValueError: names the argument, what was expected and what came.
     """
     tile_size = default_tile_size() if tile_size is None else tile_size
-    batch, n, cameras = validation.check_splats(means, quats, scales, opacities, viewmats, Ks)
-    validation.check_sizes(width=width, height=height, tile_size=tile_size, k=k)
+    validation.check_sizes(tile_size=tile_size, k=k)
     validation.check_limits(max_alpha=max_alpha, capacity=capacity)
-    if n == 0:
-        shape = (*batch, cameras, height, width, k)
-        ids, weights = jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, jnp.float32)
-        return ids, weights, {"overflow": jnp.int32(0), "capacity": capacity or 1}
     projection = project(means, quats, scales, opacities, viewmats, Ks, width, height, **options)
     projection = lax.stop_gradient(projection)
-    leading = projection.depths.shape[:-1]
+    leading, n = projection.depths.shape[:-1], projection.depths.shape[-1]
+    if n == 0:
+        shape = (*leading, height, width, k)
+        ids, weights = jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, projection.depths.dtype)
+        return ids, weights, {"overflow": jnp.int32(0), "capacity": capacity or 1}
     if capacity is None:
         tiles = int(np.prod(grid_shape(width, height, tile_size)))
         capacity = default_capacity(int(np.prod(leading)), n, tiles, tile_size)
@@ -98,7 +98,7 @@ def render_ids(
 def _strongest(table, rows, starts, counts, spec, k):
     """Rows int32 [T, k, P], -1 for none, and weights [T, k, P]."""
     pixels, total = spec.tile_size**2, starts.shape[0]
-    zero = blend_xla.zero_of(table, starts)
+    zero = zero_of(table, starts)
 
     def one_group(tiles):
         start, count = blend_xla.tile_lists(tiles, starts, counts)

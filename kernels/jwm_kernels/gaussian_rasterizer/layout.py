@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Num
 
+from jwm_kernels.gaussian_rasterizer.gaussian_terms import quadratic_columns
 from jwm_kernels.gaussian_rasterizer.projection import Projection
+from jwm_kernels.gaussian_rasterizer.table import interleave
 from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec
 
 Array = jax.Array | np.ndarray
@@ -15,16 +17,13 @@ def pack_table(
     projection: Projection, features: Float[Array, "*batch c n d"]
 ) -> Float[Array, "rows columns"]:
     """[R, 6 + D]: mean x, mean y, A = -1/(2 xx), s = -xy/xx, C = -xx/(2 det), ln o, features."""
-    xx, xy = projection.covars2d[..., 0], projection.covars2d[..., 1]
     columns = [
         projection.means2d[..., 0],
         projection.means2d[..., 1],
-        -0.5 / xx,
-        -xy / xx,
-        -0.5 * xx / projection.dets,
+        *quadratic_columns(projection.covars2d, projection.dets),
         jnp.log(jnp.maximum(projection.opacities, 1e-12)),
     ]
-    table = jnp.concatenate([jnp.stack(columns, -1), features], -1)
+    table = jnp.concatenate([interleave(columns), features], -1)
     return table.reshape(-1, table.shape[-1])
 
 

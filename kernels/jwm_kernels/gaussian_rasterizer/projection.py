@@ -45,6 +45,7 @@ from jwm_kernels.gaussian_rasterizer.constants import (
     VARIANCE_MAX,
 )
 from jwm_kernels.gaussian_rasterizer.ewa import JACOBIANS, needs_unscented
+from jwm_kernels.gaussian_rasterizer.table import interleave
 from jwm_kernels.gaussian_rasterizer.unscented import move_camera, project_sigma_points
 
 Array = jax.Array | np.ndarray
@@ -93,14 +94,15 @@ class Projection(NamedTuple):
 
 def project(
     means: Float[Array, "*batch n 3"],
-    quats: Float[Array, "*batch n 4"],
-    scales: Float[Array, "*batch n 3"],
+    quats: Float[Array, "*batch n 4"] | None,
+    scales: Float[Array, "*batch n 3"] | None,
     opacities: Float[Array, "*batch n"],
     viewmats: Float[Array, "*batch c 4 4"],
     Ks: Float[Array, "*batch c 3 3"],
     width: int,
     height: int,
     *,
+    covars: Float[Array, "*batch n 3 3"] | None = None,
     near_plane: float = 0.01,
     far_plane: float = 1e10,
     radius_clip: float = 0.0,
@@ -127,6 +129,8 @@ def project(
       Ks: intrinsics in pixels (pixels per metre for `ortho`).
       width: image width in pixels.
       height: image height in pixels.
+      covars: covariances in square metres, in place of quats and scales, which may then be None.
+        Symmetrised here; not for the unscented transform.
       near_plane: nearest visible depth in metres, exclusive.
       far_plane: farthest visible depth in metres, exclusive.
       radius_clip: splats whose half-widths are both at most this many pixels are dropped.
@@ -146,13 +150,23 @@ def project(
     Raises:
       ValueError: names the argument, what was expected and what came.
     """
-    batch, _, cameras = validation.check_splats(means, quats, scales, opacities, viewmats, Ks)
-    validation.check_camera(
-        camera_model, distortion, rolling_shutter, viewmats_rs, with_ut, (*batch, cameras)
+    batch, _, cameras = validation.check_splats(
+        means, quats, scales, opacities, viewmats, Ks, covars
     )
+    validation.check_sizes(width=width, height=height)
+    validation.check_limits(near_plane, far_plane, radius_clip, eps2d)
+    validation.check_camera(
+        camera_model, distortion, rolling_shutter, viewmats_rs, with_ut, ut_params, covars,
+        (*batch, cameras),
+    )  # fmt: skip
     if with_ut is None:
         with_ut = needs_unscented(camera_model, distortion, rolling_shutter)
-    means, quats, scales, opacities = _without_broken(means, quats, scales, opacities)
+    usable = usable_gaussians(means, quats, scales, opacities, covars)
+    means, opacities = jnp.where(usable[..., None], means, 0.0), jnp.where(usable, opacities, 0.0)
+    if covars is None:
+        axes, gram = _scaled_axes(*_without_broken(usable, quats, scales)), _gram
+    else:
+        axes, gram = _round_axes(jnp.where(usable[..., None, None], covars, 0.0))
 
     def view(i, j):
         return viewmats[..., i, j][..., None]
@@ -168,7 +182,6 @@ def project(
     x, y = (jnp.where(seen, component, 0.0) for component in camera[:2])
     z = jnp.where(seen, z, 1.0)
 
-    axes = _scaled_axes(quats, scales)
     axes = [
         [sum(view(i, j) * axes[j][k][..., None, :] for j in range(3)) for k in range(3)]
         for i in range(3)
@@ -192,10 +205,9 @@ def project(
     sane = seen & (square0 < VARIANCE_MAX) & (square1 < VARIANCE_MAX)
     row0 = [jnp.where(sane, component, 0.0) for component in row0]
     row1 = [jnp.where(sane, component, 0.0) for component in row1]
-    xx, xy, yy = _dot(row0, row0), _dot(row0, row1), _dot(row1, row1)
-    sharp_det = _gram_determinant(row0, row1)
+    xx, xy, yy, sharp_det = gram(row0, row1)
     det = sharp_det + eps2d * (xx + yy) + eps2d * eps2d
-    sane = lax.stop_gradient(sane & (det > 0))
+    sane = lax.stop_gradient(sane & (det > 0) & (xx >= 0) & (yy >= 0))
     det = jnp.where(sane, det, 1.0)
     compensation = jnp.sqrt(jnp.maximum(sharp_det / det, COMPENSATION_MIN**2))
     det = jnp.where(sane, det + blur * (xx + yy + 2 * eps2d + blur), 1.0)
@@ -214,13 +226,13 @@ def project(
     visible &= (vc + half_y > 0) & (vc - half_y < height)
     visible &= (half_x > radius_clip) | (half_y > radius_clip)
     projection = Projection(
-        means2d=jnp.stack([u, v], -1),
+        means2d=interleave([u, v]),
         depths=z,
-        covars2d=jnp.stack([xx, xy, yy], -1),
+        covars2d=interleave([xx, xy, yy]),
         dets=det,
         opacities=opacity,
         compensations=compensation,
-        extents=jnp.stack([half_x, half_y], -1),
+        extents=interleave([half_x, half_y]),
         visible=visible,
     )
     return lax.optimization_barrier(projection)
@@ -237,29 +249,49 @@ def quat_scale_to_covar(
 
 def usable_gaussians(
     means: Float[Array, "*batch n 3"],
-    quats: Float[Array, "*batch n 4"],
-    scales: Float[Array, "*batch n 3"],
+    quats: Float[Array, "*batch n 4"] | None,
+    scales: Float[Array, "*batch n 3"] | None,
     opacities: Float[Array, "*batch n"],
+    covars: Float[Array, "*batch n 3 3"] | None = None,
 ) -> Bool[Array, "*batch n"]:
-    """Which Gaussians hold neither NaN nor infinity nor absurd magnitudes."""
+    """Which Gaussians hold neither NaN nor infinity nor absurd magnitudes.
+
+    Quats and scales do not count where there are covars.
+    """
     usable = jnp.abs(opacities) < COORDINATE_MAX
-    for values in (means, quats, scales):
-        usable &= jnp.all(jnp.abs(values) < COORDINATE_MAX, -1)
+    for values in (means, quats, scales) if covars is None else (means, covars):
+        axes = tuple(range(opacities.ndim, values.ndim))
+        usable &= jnp.all(jnp.abs(values) < COORDINATE_MAX, axes)
     return usable
 
 
-def _without_broken(means, quats, scales, opacities):
-    """Replaces Gaussians that are not usable by transparent ones."""
-    usable = usable_gaussians(means, quats, scales, opacities)
+def check_projection(projection: Projection) -> tuple[int, ...]:
+    """Checks that the fields of a projection fit together.
+
+    Returns:
+      the axes [*batch, C, N].
+
+    Raises:
+      ValueError: names the field, what was expected and what came.
+    """
+    validation.check_type("projection", projection, Projection)
+    validation.check_floating(**{"projection.depths": projection.depths})
+    leading = tuple(projection.depths.shape)
+    if len(leading) < 2:
+        raise ValueError(f"projection.depths: expected shape [*batch, C, N], got {leading}")
+    tails = {"means2d": (2,), "covars2d": (3,), "extents": (2,)}
+    for name, values in projection._asdict().items():
+        check = validation.check_shape if name == "visible" else validation.check_array
+        check(f"projection.{name}", values, (*leading, *tails.get(name, ())))
+    return leading
+
+
+def _without_broken(usable, quats, scales):
+    """Replaces what is not usable, and the rotation zero, by the identity."""
     column = usable[..., None]
     identity = jnp.asarray([1.0, 0.0, 0.0, 0.0], quats.dtype)
     rotated = column & jnp.any(quats != 0, -1, keepdims=True)
-    return (
-        jnp.where(column, means, 0.0),
-        jnp.where(rotated, quats, identity),
-        jnp.where(column, scales, 1.0),
-        jnp.where(usable, opacities, 0.0),
-    )
+    return jnp.where(rotated, quats, identity), jnp.where(column, scales, 1.0)
 
 
 def _scaled_axes(quats, scales):
@@ -278,11 +310,41 @@ def _scaled_axes(quats, scales):
     return [[rotation[i][k] * scales[..., k] for k in range(3)] for i in range(3)]
 
 
+def _round_axes(covars):
+    """Axes of round Gaussians, and how `_gram` is corrected for what they are not.
+
+    With s^2 the trace of a covariance, it is s S s where the entries of S are at most 1. To go on
+    with s I instead of a root of it, and to put S into the middle of the products in the end, needs
+    no factorisation and has a finite gradient even where the covariance is singular.
+    """
+    covars = (covars + jnp.swapaxes(covars, -1, -2)) / 2
+    trace = lax.stop_gradient(covars[..., 0, 0] + covars[..., 1, 1] + covars[..., 2, 2])
+    trace = jnp.where(trace > 0, trace, 1.0)
+    size = jnp.sqrt(trace)
+    axes = [[size * float(i == k) for k in range(3)] for i in range(3)]
+    inner = covars / trace[..., None, None]
+    inner = [[inner[..., None, :, i, k] for k in range(3)] for i in range(3)]
+
+    def gram(a, b):
+        inner_a, inner_b = ([_dot(row, v) for row in inner] for v in (a, b))
+        normal = _cross(a, b)
+        adjugate = [_cross(inner[(i + 1) % 3], inner[(i + 2) % 3]) for i in range(3)]
+        determinant = _dot(normal, [_dot(row, normal) for row in adjugate])
+        return _dot(a, inner_a), _dot(a, inner_b), _dot(b, inner_b), determinant
+
+    return axes, gram
+
+
+def _gram(a, b):
+    """a.a, a.b, b.b and (a.a)(b.b) - (a.b)^2, this as a sum of squares (Lagrange's identity)."""
+    pairs = itertools.combinations(range(len(a)), 2)
+    determinant = sum((a[i] * b[j] - a[j] * b[i]) ** 2 for i, j in pairs)
+    return _dot(a, a), _dot(a, b), _dot(b, b), determinant
+
+
 def _dot(a, b):
     return sum(p * q for p, q in zip(a, b, strict=True))
 
 
-def _gram_determinant(a, b):
-    """(a.a)(b.b) - (a.b)^2 as a sum of squares (Lagrange's identity)."""
-    pairs = itertools.combinations(range(len(a)), 2)
-    return sum((a[i] * b[j] - a[j] * b[i]) ** 2 for i, j in pairs)
+def _cross(a, b):
+    return [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]

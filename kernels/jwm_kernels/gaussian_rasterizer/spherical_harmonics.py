@@ -10,9 +10,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float
 
-Array = jax.Array | np.ndarray
+from jwm_kernels.gaussian_rasterizer import validation
 
-MAX_DEGREE = 4
+Array = jax.Array | np.ndarray
 
 
 def spherical_harmonics(
@@ -29,18 +29,32 @@ def spherical_harmonics(
       Values of D channels.
 
     Raises:
-      ValueError: the degree is outside 0 to 4 or there are too few coefficients.
+      ValueError: the degree is not a whole number from 0 to 4, or the arrays do not fit it or each
+        other.
     """
-    if not 0 <= degrees_to_use <= MAX_DEGREE:
-        raise ValueError(f"degrees_to_use: expected 0 to {MAX_DEGREE}, got {degrees_to_use}")
-    needed = (degrees_to_use + 1) ** 2
-    if coeffs.shape[-2] < needed:
-        raise ValueError(
-            f"coeffs: degree {degrees_to_use} needs at least {needed} coefficients, "
-            f"got shape {coeffs.shape}"
-        )
-    basis = jnp.stack(_basis(degrees_to_use, *_normalized(dirs)), -1)
-    return jnp.sum(basis[..., None] * coeffs[..., :needed, :], -2)
+    validation.check_floating(dirs=dirs, coeffs=coeffs)
+    validation.check_shape("dirs", dirs, (*coeffs.shape[:-2], 3))
+    validation.check_harmonics("degrees_to_use", degrees_to_use, "coeffs", coeffs)
+    return sum_of_harmonics(degrees_to_use, dirs, coeffs)
+
+
+def sum_of_harmonics(degree, dirs, coeffs):
+    """`spherical_harmonics` [..., D] of dirs [..., 3] and coeffs [..., K, D], which broadcast.
+
+    Written number by number, so that everything fuses into loops over directions: no array has both
+    the axes that only directions have and the axis of coefficients, neither here nor in the
+    gradient. Splitting the coefficients instead of indexing them makes their gradient one
+    concatenation.
+    """
+    channels = coeffs.shape[-1]
+    flat = coeffs.reshape(*coeffs.shape[:-2], -1)
+    parts = [part[..., 0] for part in lax.split(flat, [1] * flat.shape[-1], axis=flat.ndim - 1)]
+    basis = _basis(degree, *_normalized(dirs))
+    sums = [
+        sum(value * parts[k * channels + channel] for k, value in enumerate(basis))
+        for channel in range(channels)
+    ]
+    return jnp.stack(sums, -1)
 
 
 def _normalized(dirs):
