@@ -4,8 +4,8 @@ Third of three stages, and the one whose weights ship as worldgen-tiny. Reproduc
 arXiv 2605.18137 (rendered scene as condition) on the procedural streets: the scene is that of the
 first instant, the targets are the 2.4 s that follow. Data, codec and hardware as for
 `worldgen_tiny`, from whose weights it starts; the scenes are those of the shipped WorldRec unless
-`--set rec=runs/worldrec_tiny/model`, with depth from lidar for every second clip, as use has it where
-there is lidar, and from the network for the others:
+`--set rec=runs/worldrec_tiny/model`. Their depth is from lidar for every second clip, as in use
+wherever there is lidar, and from the network for the others:
 
     jwm train worldgen_joint_tiny --devices 2 --out runs/worldgen_joint_tiny
 

@@ -18,12 +18,19 @@ from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).resolve().parent.parent
 
+SLOW_ROOMS = ("joint", "training", "worldrec", "worldgen")
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 install_import_hook(["jwm_jax", "jwm_kernels"], "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the rooms of the longest tests, so that no worker ends with one of them alone."""
+    items.sort(key=lambda item: item.path.parent.name not in SLOW_ROOMS)
 
 
 @pytest.fixture(scope="session")
