@@ -117,7 +117,7 @@ def _report(options, clip: Clip, seen: Seen, future: Future, summary: dict) -> R
     )
     frames = len(future.rows["truth"])
     joint, plain = (future.psnr[n].mean() for n in ("with the scene", "without"))
-    held = summary["reconstruction"]["psnr_held_out"]
+    held = seen.psnr[seen.held_out].mean()
     report.headlines(
         [
             Headline(

@@ -20,9 +20,9 @@ from jwm_kernels.gaussian_rasterizer.constants import ALPHA_MIN, LOG_ALPHA_SLACK
 pytestmark = pytest.mark.golden
 GRADIENTS = ("means", "quats", "scales", "opacities", "colors")
 MAX_ALPHA = 0.999
-STATED_NOISE = {"image": 6.5e-4, "gradient": 4e-4}
-"""Of float32: the largest error of a colour, and of a gradient relative to its norm. What is stated
-is 6e-4, rounded to a digit, and up to 4e-4."""
+STATED_NOISE = {"image": 6e-4, "gradient": 4e-4}
+"""Of float32: the largest error of an image, as a share of its largest value where that is over 1,
+and of a gradient relative to its norm."""
 
 
 @functools.cache
