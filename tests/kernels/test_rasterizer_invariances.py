@@ -92,8 +92,16 @@ def test_cameras_are_independent(splats, render):
     assert not np.any(apart[1])
 
 
-def test_host_sort_gives_the_same_image(splats, render):
-    np.testing.assert_array_equal(_image(render, splats, host_sort=True), _image(render, splats))
+def test_host_sort_gives_the_same_lists_and_image(splats, render):
+    size = (splats.width, splats.height)
+    projection = project(*splats.arrays[:4], *splats.arrays[5:], *size)
+    lists = [
+        bin_tiles(projection, *size, tile_size=8, capacity=4096, host_sort=host_sort)
+        for host_sort in (True, False)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *lists)
+    images = [_image(render, splats, host_sort=host_sort) for host_sort in (True, False)]
+    np.testing.assert_allclose(*images, atol=1e-6)
 
 
 def test_wide_keys_give_the_same_lists(splats, monkeypatch):

@@ -92,7 +92,7 @@ def test_a_prior_without_alpha_is_valid_everywhere_and_an_invalid_prior_is_no_pr
     same, _ = gen.step(session, Conditions(prior=prior, prior_alpha=ones), steps=1)
     none, _ = gen.step(session, Conditions(prior=prior, prior_alpha=0 * ones), steps=1)
     absent, _ = gen.step(session, Conditions(), steps=1)
-    np.testing.assert_array_equal(whole, same)
+    np.testing.assert_allclose(whole, same, atol=1e-6)
     np.testing.assert_allclose(none, absent, atol=1e-6)
     assert np.abs(np.asarray(whole - none)).max() > 1e-6
 

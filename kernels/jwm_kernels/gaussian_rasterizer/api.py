@@ -13,7 +13,11 @@ import numpy as np
 from jaxtyping import Float
 
 from jwm_kernels.gaussian_rasterizer import validation
-from jwm_kernels.gaussian_rasterizer.backends import check_backend, choose_backend
+from jwm_kernels.gaussian_rasterizer.backends import (
+    BACKENDS,
+    check_backend,
+    choose_backend,
+)
 from jwm_kernels.gaussian_rasterizer.binning import (
     TileLists,
     bin_tiles,
@@ -155,9 +159,8 @@ def rasterization(
       ValueError: names the argument, what was expected and what came.
     """
     check_backend(backend)
-    tile_size = default_tile_size(backend) if tile_size is None else tile_size
     validation.check_modes(render_mode, rasterize_mode)
-    validation.check_sizes(width=width, height=height, tile_size=tile_size)
+    validation.check_sizes(width=width, height=height)
     validation.check_limits(near_plane, far_plane, radius_clip, eps2d, max_alpha, capacity=capacity)
     batch, n, cameras = validation.check_splats(
         means, quats, scales, opacities, viewmats, Ks, covars
@@ -179,6 +182,10 @@ def rasterization(
         sharding.check(n, cameras)
         distortion = lens_of_each_camera(distortion, (*batch, cameras))
         devices = sharding.devices
+        dtype = jnp.result_type(means, opacities, viewmats, Ks)
+        backend = choose_backend(backend, dtype, sharding.mesh)
+    tile_size = default_tile_size(backend) if tile_size is None else tile_size
+    validation.check_sizes(tile_size=tile_size)
     tiles_x, tiles_y = grid_shape(width, height, tile_size)
     if capacity is None:
         images = int(np.prod((*batch, cameras))) // devices
@@ -192,51 +199,26 @@ def rasterization(
         quats = scales = None
     if not with_color:
         colors = backgrounds = None
-    arrays, (viewmats_rs, backgrounds, means2d_probe) = _in_one_dtype(
-        (means, quats, scales, covars, opacities, colors, viewmats, Ks),
-        (viewmats_rs, backgrounds, means2d_probe),
-    )
-    means, quats, scales, covars, opacities, colors, viewmats, Ks = arrays
-    if n == 0:
-        means, quats, scales, covars, opacities, colors, means2d_probe = _with_one_transparent(
-            len(batch), (means, quats, scales, covars, opacities), colors, means2d_probe, sh_degree
-        )
-    usable = usable_gaussians(means, quats, scales, opacities, covars)
-    if with_color:
-        colors, colored = _finite_colors(colors, opacities.ndim, sh_degree)
-        usable, opacities = usable & colored, jnp.where(colored, opacities, 0.0)
-
-    to_screen = functools.partial(
-        _to_screen, sh_degree=sh_degree, with_depth=bool(depth_mode), width=width, height=height,
-        near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d,
-        antialiased=rasterize_mode == "antialiased", camera_model=camera_model,
-        rolling_shutter=rolling_shutter, with_ut=with_ut, ut_params=ut_params,
+    rendered, alphas, meta = _rasterize(
+        dict(means=means, quats=quats, scales=scales, covars=covars, opacities=opacities),
+        colors,
+        dict(viewmats=viewmats, Ks=Ks, viewmats_rs=viewmats_rs, distortion=distortion),
+        dict(backgrounds=backgrounds, means2d_probe=means2d_probe),
+        to_screen=_Options(
+            sh_degree=sh_degree, with_depth=bool(depth_mode), width=width, height=height,
+            near_plane=float(near_plane), far_plane=float(far_plane),
+            radius_clip=float(radius_clip), eps2d=float(eps2d),
+            antialiased=rasterize_mode == "antialiased", camera_model=camera_model,
+            rolling_shutter=rolling_shutter, with_ut=with_ut, ut_params=ut_params,
+        ),
+        to_images=_Options(
+            width=width, height=height, tile_size=tile_size, capacity=capacity,
+            host_sort=host_sort, expected_depth=depth_mode == "ED", max_alpha=float(max_alpha),
+            absgrad=absgrad, backend=backend,
+        ),
+        sharding=sharding,
     )  # fmt: skip
-    to_images = functools.partial(
-        _to_images, width=width, height=height, tile_size=tile_size, capacity=capacity,
-        host_sort=host_sort, expected_depth=depth_mode == "ED", max_alpha=max_alpha,
-        absgrad=absgrad, backend=backend,
-    )  # fmt: skip
-    splats = dict(means=means, quats=quats, scales=scales, covars=covars, opacities=opacities)
-    views = dict(viewmats=viewmats, Ks=Ks, viewmats_rs=viewmats_rs, distortion=distortion)
-    extras = dict(backgrounds=backgrounds, means2d_probe=means2d_probe)
-    if sharding is None:
-        images, overflow = to_images(to_screen(splats, colors, views), extras)
-    else:
-        images, overflow = run_sharded(
-            sharding, len(batch), to_screen, to_images, splats, colors, views, extras
-        )
-    rendered, alphas, projection, tiles_per_gauss, isect_total = images
-    meta = {
-        "means2d": projection.means2d[..., :n, :],
-        "radii": projection.radii[..., :n, :],
-        "depths": projection.depths[..., :n],
-        "conics": projection.conics[..., :n, :],
-        "opacities": projection.opacities[..., :n],
-        "tiles_per_gauss": tiles_per_gauss[..., :n],
-        "isect_total": isect_total,
-        "overflow": overflow,
-        "dropped": jnp.sum(~usable, -1, dtype=jnp.int32),
+    meta |= {
         "capacity": capacity * devices,
         "width": width,
         "height": height,
@@ -298,11 +280,57 @@ def blend(
     elif means2d_probe is not None:
         projection = projection._replace(means2d=projection.means2d + means2d_probe)
     table = pack_table(projection, features)
-    chosen = choose_backend(backend, table.dtype)
+    chosen = BACKENDS[choose_backend(backend, table.dtype)]
     out, transmittance = blend_tiles(table, lists.rows, lists.starts, lists.counts, spec, chosen)
     image = jnp.concatenate([out, 1 - transmittance[:, None]], 1)
     image = tiles_to_image(image, spec, tuple(leading))
     return image[..., :-1], image[..., -1:]
+
+
+class _Options(dict):
+    """Keyword arguments that are static in `jax.jit`."""
+
+    def __hash__(self):
+        return hash(tuple(sorted(self.items())))
+
+
+@functools.partial(jax.jit, static_argnames=("to_screen", "to_images", "sharding"), inline=True)
+def _rasterize(splats, colors, views, extras, *, to_screen, to_images, sharding):
+    """What `rasterization` does with its arrays, one compiled program also where it is called
+    outside `jax.jit`."""
+    splats, colors, views, extras = _in_one_dtype(splats, colors, views, extras)
+    n = splats["opacities"].shape[-1]
+    batch = splats["opacities"].ndim - 1
+    sh_degree = to_screen["sh_degree"]
+    if n == 0:
+        splats, colors, extras = _with_one_transparent(batch, splats, colors, extras, sh_degree)
+    usable = usable_gaussians(**splats)
+    if colors is not None:
+        colors, colored = _finite_colors(colors, batch + 1, sh_degree)
+        usable = usable & colored
+        splats["opacities"] = jnp.where(colored, splats["opacities"], 0.0)
+
+    to_screen = functools.partial(_to_screen, **to_screen)
+    to_images = functools.partial(_to_images, **to_images)
+    if sharding is None:
+        images, overflow = to_images(to_screen(splats, colors, views), extras)
+    else:
+        images, overflow = run_sharded(
+            sharding, batch, to_screen, to_images, splats, colors, views, extras
+        )
+    rendered, alphas, projection, tiles_per_gauss, isect_total = images
+    meta = {
+        "means2d": projection.means2d[..., :n, :],
+        "radii": projection.radii[..., :n, :],
+        "depths": projection.depths[..., :n],
+        "conics": projection.conics[..., :n, :],
+        "opacities": projection.opacities[..., :n],
+        "tiles_per_gauss": tiles_per_gauss[..., :n],
+        "isect_total": isect_total,
+        "overflow": overflow,
+        "dropped": jnp.sum(~usable, -1, dtype=jnp.int32),
+    }
+    return rendered, alphas, meta
 
 
 def _to_screen(splats, colors, views, *, sh_degree, with_depth, **options):
@@ -345,13 +373,21 @@ def _to_images(
     ), lists.overflow  # fmt: skip
 
 
-def _in_one_dtype(leading, following):
-    """Arrays in the widest dtype of the leading ones, at least float32; None stays None."""
-    dtype = jnp.promote_types(jnp.result_type(*jax.tree.leaves(leading)), jnp.float32)
-    return jax.tree.map(lambda array: jnp.asarray(array, dtype), (leading, following))
+def _in_one_dtype(splats, colors, views, extras):
+    """Everything but the lens in the widest dtype of splats, colours, viewmats and Ks, at least
+    float32; None stays None."""
+    views = dict(views)
+    distortion, viewmats_rs = views.pop("distortion"), views.pop("viewmats_rs")
+    dtype = jnp.result_type(*jax.tree.leaves((splats, colors, views)))
+    dtype = jnp.promote_types(dtype, jnp.float32)
+    views["viewmats_rs"] = viewmats_rs
+    splats, colors, views, extras = jax.tree.map(
+        lambda array: jnp.asarray(array, dtype), (splats, colors, views, extras)
+    )
+    return splats, colors, views | {"distortion": distortion}, extras
 
 
-def _with_one_transparent(axis, splats, colors, means2d_probe, sh_degree):
+def _with_one_transparent(axis, splats, colors, extras, sh_degree):
     """An empty scene as one transparent splat, so that no stage meets an axis of length 0.
 
     `axis` is that of the Gaussians in `splats`.
@@ -363,9 +399,9 @@ def _with_one_transparent(axis, splats, colors, means2d_probe, sh_degree):
     splats = jax.tree.map(lambda array: padded(array, axis), splats)
     if colors is not None:
         colors = padded(colors, colors.ndim - (2 if sh_degree is None else 3))
-    if means2d_probe is not None:
-        means2d_probe = padded(means2d_probe, axis + 1)
-    return *splats, colors, means2d_probe
+    if extras["means2d_probe"] is not None:
+        extras = extras | {"means2d_probe": padded(extras["means2d_probe"], axis + 1)}
+    return splats, colors, extras
 
 
 def _finite_colors(colors, axes, sh_degree):

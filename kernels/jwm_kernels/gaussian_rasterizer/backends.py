@@ -8,6 +8,7 @@ import importlib.util
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jwm_kernels.gaussian_rasterizer import blend_xla, validation
 from jwm_kernels.gaussian_rasterizer.vjp import Backend
@@ -70,8 +71,8 @@ def target_platform(backend: str = "auto") -> str:
     return device if isinstance(device, str) else device.platform
 
 
-def choose_backend(name: str, dtype: jnp.dtype) -> Backend:
-    """The implementation for a name, or for `auto` the one of the target platform.
+def choose_backend(name: str, dtype: jnp.dtype, mesh: Mesh | None = None) -> str:
+    """The backend behind a name, for `auto` that of the target platform or of a mesh's devices.
 
     `auto` is decided while tracing: TPUs take `pallas_tpu`, GPUs `pallas_gpu`, all else and every
     dtype but float32 `xla`. One traced function with a branch per platform
@@ -81,11 +82,14 @@ def choose_backend(name: str, dtype: jnp.dtype) -> Backend:
     Args:
       name: "auto" or a key of `BACKENDS`.
       dtype: of the blended table.
+      mesh: the devices that will run it, where they are known.
 
     Returns:
-      the implementation.
+      a key of `BACKENDS`.
     """
-    if name == "auto":
-        platform = target_platform() if dtype == jnp.float32 else None
-        name = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}.get(platform, "xla")
-    return BACKENDS[name]
+    if name != "auto":
+        return name
+    if dtype != jnp.float32:
+        return "xla"
+    platform = target_platform() if mesh is None else mesh.devices.flat[0].platform
+    return {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}.get(platform, "xla")
