@@ -10,8 +10,10 @@ wherever there is lidar, and from the network for the others:
     jwm train worldgen_joint_tiny --devices 2 --out runs/worldgen_joint_tiny
 
 The first run encodes the data set with its priors, about one second a clip on two CPU cores. The
-prior is hidden from 30 % of the samples, so that the weights serve without a scene too. The shipped
-weights had a shorter run; their card says which.
+prior is hidden from 30 % of the samples, so that the weights serve without a scene too. Blocks are
+updated by Muon: from the same weights at a learning rate of 1e-3, the mean training loss of 260
+steps of batch 4 was 0.599, with AdamW 0.622. The shipped weights had a shorter run; their card says
+which.
 """
 
 from dataclasses import replace

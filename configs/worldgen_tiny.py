@@ -32,6 +32,7 @@ def config() -> TeacherForcingExperiment:
             weight_decay=0.01,
             b2=0.97,
             ema_decay=0.998,
+            muon=True,
         ),
         model=SIZES["tiny"],
         source=LatentSource(

@@ -12,13 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_HURRY = (
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false"
-    if version("jax").startswith("0.10.")
-    else "--xla_cpu_opt_preset=FAST_COMPILE",
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false"
+        if version("jax").startswith("0.10.")
+        else "--xla_cpu_opt_preset=FAST_COMPILE",
+        os.environ.get("XLA_FLAGS", ""),
+    )
 )
-os.environ["XLA_FLAGS"] = " ".join([*_HURRY, os.environ.get("XLA_FLAGS", "")])
 
 import jax
 import pytest

@@ -1,10 +1,14 @@
-"""Orthogonalised updates for convolution kernels (Muon), Adam for everything else.
+"""Orthogonalised updates for the kernels of convolutions and blocks (Muon), Adam for all else.
 
-A kernel [k, k, in, out] is a matrix G of k k in rows and out columns. Its update is the momentum's
-nearest semi-orthogonal matrix, U V^T of G = U S V^T, so that every direction of the map from inputs
-to outputs moves equally fast, scaled to the root mean square 0.2 that Adam's updates have:
+A kernel is a matrix G of inputs (k k in rows for a convolution [k, k, in, out]) by outputs. Its
+update is the momentum's nearest semi-orthogonal matrix, U V^T of G = U S V^T, so that every
+direction of the map from inputs to outputs moves equally fast, scaled to the root mean square 0.2
+that Adam's updates have:
 
     m <- b1 m + (1 - b1) g,    update = 0.2 sqrt(max(rows, columns)) orthogonal(b1 m + (1 - b1) g)
+
+Blocks of a transformer are scanned, so their kernels are stacks of matrices [layers, in, out], one
+update each. Embeddings, heads, depthwise convolutions and vectors stay with Adam.
 
 The orthogonal factor comes from five steps of the quintic Newton-Schulz iteration
 X <- a X + (b A + c A^2) X, A = X X^T, whose coefficients bring all singular values between about
@@ -45,9 +49,10 @@ def orthogonalize(
 
 
 def scale_by_muon_and_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """Muon's updates for 4-d arrays (convolution kernels), Adam's for all others.
+    """Muon's updates for kernels of convolutions and of scanned blocks, Adam's for all others.
 
-    The state is Adam's, so checkpoints and shardings do not depend on the choice.
+    A leaf counts by its path: its name is `kernel`, and `layers` above it means a leading axis of
+    layers. The state is Adam's, so checkpoints and shardings do not depend on the choice.
 
     Args:
         b1: Decay of the first moment.
@@ -59,13 +64,17 @@ def scale_by_muon_and_adam(b1: float, b2: float, eps: float) -> optax.GradientTr
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         updates, state = adam.update(grads, state, params)
 
-        def one(update: jax.Array, gradient: jax.Array, momentum: jax.Array) -> jax.Array:
-            if update.ndim != 4:
+        def one(path: Any, update: jax.Array, gradient: jax.Array, momentum: jax.Array):
+            names = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
+            stacked = "layers" in names
+            convolution = update.ndim - stacked == 4
+            if names[-1] != "kernel" or not (convolution or (stacked and update.ndim == 3)):
                 return update
-            matrix = (b1 * momentum + (1 - b1) * gradient).reshape(-1, update.shape[-1])
-            scale = 0.2 * max(matrix.shape) ** 0.5
-            return scale * orthogonalize(matrix).reshape(update.shape)
+            layers = update.shape[0] if stacked else 1
+            matrices = (b1 * momentum + (1 - b1) * gradient).reshape(layers, -1, update.shape[-1])
+            scale = 0.2 * max(matrices.shape[1:]) ** 0.5
+            return scale * jax.vmap(orthogonalize)(matrices).reshape(update.shape)
 
-        return jax.tree.map(one, updates, grads, state.mu), state
+        return jax.tree_util.tree_map_with_path(one, updates, grads, state.mu), state
 
     return optax.GradientTransformation(adam.init, update)

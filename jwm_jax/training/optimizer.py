@@ -37,7 +37,7 @@ class OptimizerConfig:
         eps: Added to the root of the second moment.
         clip: Largest global norm of the gradient; 0 switches clipping off.
         ema_decay: Decay of the weight average; 0 switches the average off.
-        muon: Orthogonalise the updates of convolution kernels (4-d arrays), see `muon`.
+        muon: Orthogonalise the updates of the kernels of convolutions and blocks, see `muon`.
     """
 
     learning_rate: float = 3e-4
