@@ -1,5 +1,7 @@
 """One scene over several devices gives the image and the gradient of a single device."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from jwm_kernels import (
     FThetaPolynomialType,
     RollingShutterType,
     SplatSharding,
+    check_overflow,
     rasterization,
 )
 from jwm_kernels.gaussian_rasterizer.cases import Case, make_splats
@@ -37,9 +40,11 @@ def scene():
 
 
 def _render(arrays, sharding, **options):
-    return rasterization(
+    image, alpha, meta = rasterization(
         *arrays, *SIZE, render_mode="RGB+ED", capacity=4096, sharding=sharding, **options
     )
+    assert meta.pop("n_devices") == (1 if sharding is None else 2)
+    return image, alpha, meta
 
 
 def _gradient(scene, sharding):
@@ -112,18 +117,18 @@ def test_only_projected_splats_travel(scene, mesh):
 
 
 def test_overflow_is_summed_and_capacity_shared_out(scene, mesh):
-    def meta(sharding):
-        def count(*arrays):
-            meta = rasterization(*arrays, *SIZE, capacity=101, sh_degree=1, sharding=sharding)[2]
-            return meta["overflow"], meta["isect_total"], meta["capacity"]
+    def meta(capacity, sharding):
+        return rasterization(*scene, *SIZE, capacity=capacity, sh_degree=1, sharding=sharding)[2]
 
-        return [np.asarray(value) for value in jax.jit(count)(*scene)]
-
-    overflow, total, capacity = meta(CameraSharding(mesh, "data"))
-    assert capacity == 102
-    wanted = total.reshape(2, 2).sum(1)
-    assert overflow == np.maximum(wanted - 51, 0).sum() > 0
-    np.testing.assert_array_equal(total, meta(None)[1])
+    short = meta(101, CameraSharding(mesh, "data"))
+    assert short["capacity"] == 102
+    wanted = np.asarray(short["isect_total"]).reshape(2, 2).sum(1)
+    assert short["overflow"] == np.maximum(wanted - 51, 0).sum() > 0
+    np.testing.assert_array_equal(short["isect_total"], meta(101, None)["isect_total"])
+    with pytest.raises(ValueError, match="capacity: expected at least") as error:
+        check_overflow(short)
+    enough = int(re.search(r"at least (\d+) slots", str(error.value))[1])
+    check_overflow(meta(enough, CameraSharding(mesh, "data")))
 
 
 def test_what_cannot_be_dealt_out_is_an_error(scene, mesh):

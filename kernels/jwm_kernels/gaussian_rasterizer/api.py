@@ -153,7 +153,7 @@ def rasterization(
       meta: means2d, radii, depths, conics, opacities, tiles_per_gauss (all [*batch, C, N, ...]),
       isect_total [*batch, C] pairs wanted, overflow [] pairs dropped, dropped [*batch] Gaussians
       with values that are not finite, capacity, width, height, tile_size, tile_width, tile_height,
-      n_cameras.
+      n_cameras, n_devices.
 
     Raises:
       ValueError: names the argument, what was expected and what came.
@@ -226,6 +226,7 @@ def rasterization(
         "tile_width": tiles_x,
         "tile_height": tiles_y,
         "n_cameras": cameras,
+        "n_devices": devices,
     }
     return rendered, alphas, meta
 

@@ -106,11 +106,13 @@ def check_overflow(meta: dict) -> None:
       meta: with `capacity` and `overflow`, of one or (stacked) several calls.
 
     Raises:
-      ValueError: splats were dropped; says how many slots would have held them all.
+      ValueError: splats were dropped; says how many slots would have held them all. Where the
+        slots are shared out to several devices, all of the overflow may be that of one.
     """
-    overflow, capacity = np.max(meta["overflow"]), np.max(meta["capacity"])
+    overflow, capacity = int(np.max(meta["overflow"])), int(np.max(meta["capacity"]))
     if overflow > 0:
+        enough = capacity + overflow * int(np.max(meta.get("n_devices", 1)))
         raise ValueError(
-            f"capacity: expected at least {int(capacity) + int(overflow)} slots, got "
-            f"{int(capacity)}; the farthest splats were dropped (see suggest_capacity)"
+            f"capacity: expected at least {enough} slots, got "
+            f"{capacity}; the farthest splats were dropped (see suggest_capacity)"
         )
