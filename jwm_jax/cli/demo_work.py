@@ -166,11 +166,6 @@ def show_future(world: JointWorldModel, clip: Clip, steps: int, seed: int) -> Fu
 
 def _video(scene: Scene, path: Camera, times) -> tuple[np.ndarray, np.ndarray, int]:
     """Pictures and depth along a path of cameras, and the (splat, tile) pairs that did not fit."""
-    picture = _draw(scene, path, times)
+    picture = scene.render(path, times)
     rgb, depth = np.clip(np.asarray(picture.rgb), 0.0, 1.0), np.asarray(picture.depth)
     return rgb, depth, int(picture.overflow.sum())
-
-
-@jax.jit
-def _draw(scene: Scene, path: Camera, times):
-    return scene.render(path, times)

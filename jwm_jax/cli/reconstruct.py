@@ -99,14 +99,12 @@ def _spread(have: int, most: int) -> list[int]:
 
 def _render_all(scene, clip, frames) -> tuple[dict, int]:
     """Videos [F, h, w, 3] in [0, 1] by name, several views as a mosaic, and what did not fit."""
-    import jax
     import numpy as np
 
     from jwm_jax.cli.progress import track
     from jwm_jax.export import rig_mosaic
     from jwm_jax.scene import Camera
 
-    draw = jax.jit(lambda scene, camera, time: scene.render(camera, time))
     overflow = 0
 
     def picture(t, still, shift):
@@ -118,7 +116,7 @@ def _render_all(scene, clip, frames) -> tuple[dict, int]:
             moved = np.array(camera.world_from_camera, np.float32)
             moved[:3, 3] += shift * clip.world_from_ego[pose, :3, 1].astype(np.float32)
             time_now = np.float32(clip.times[t, v] - scene.start)
-            drawn = draw(scene, Camera(camera.intrinsics, moved), time_now)
+            drawn = scene.render(Camera(camera.intrinsics, moved), time_now)
             overflow += int(drawn.overflow)
             views.append(np.asarray(drawn.rgb))
         return rig_mosaic(views, clip.view_names)

@@ -4,15 +4,13 @@ A prior is drawn without the sky, so that it is black where the scene says nothi
 its alpha. WorldGen fills those holes from its own last frame and sees the alpha as a mask.
 """
 
-from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jwm_jax.scene import Camera, Intrinsics, Scene
+from jwm_jax.scene import Camera, Scene
 from jwm_jax.scene.pytree import Array
 
 
@@ -40,13 +38,5 @@ def render_prior(scene: Scene, camera: Camera, times: Float[Array, "*b"]) -> Pri
         camera: World frame, any leading axes [*b].
         times: Seconds since the scene's start, [*b].
     """
-    lens = camera.intrinsics
-    scene = replace(scene, start=0.0)  # it is part of the program, and not used in it
-    return _render(scene, camera.world_from_camera, lens.K, times, (lens.height, lens.width))
-
-
-@partial(jax.jit, static_argnums=4)
-def _render(scene, world_from_camera, K, times, size) -> Prior:
-    lens = Intrinsics(K=K, height=size[0], width=size[1])
-    picture = scene.render(Camera(lens, world_from_camera), times, sky=False)
+    picture = scene.render(camera, times, sky=False)
     return Prior(jnp.clip(picture.rgb, 0.0, 1.0), picture.alpha, picture.depth, picture.overflow)

@@ -7,6 +7,8 @@ A Gaussian seen at t_i has at time t the opacity
 and, if a thing owns it, moves with that thing's box.
 """
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,15 +119,11 @@ class Scene:
         Returns:
             rgb [*b, h, w, 3], alpha [*b, h, w], depth [*b, h, w], overflow [*b].
         """
-        pose = jnp.asarray(camera.world_from_camera, jnp.float32)
-        leading = pose.shape[:-2]
-        K = jnp.broadcast_to(jnp.asarray(camera.K, jnp.float32), (*leading, 3, 3))
-        times = jnp.broadcast_to(jnp.asarray(time, jnp.float32), leading)
         size = (camera.height, camera.width)
         slots = default_capacity(self.gaussians.capacity, *size) if capacity is None else capacity
-        parts = (pose.reshape(-1, 4, 4), K.reshape(-1, 3, 3), times.reshape(-1))
-        pictures = _render_many(self, *parts, size=size, sky=sky, slots=slots)
-        return Rendering(*(p.reshape(*leading, *p.shape[1:]) for p in pictures))
+        scene = replace(self, start=0.0)  # static, and of no effect here: one program for all
+        pose, K = camera.world_from_camera, camera.K
+        return _render(scene, pose, K, time, size=size, sky=sky, slots=slots)
 
     def save_ply(self, path: str | Path, time: float | None = None) -> Path:
         """Write a 3D Gaussian splatting PLY: static Gaussians, or all as they stand at `time`.
@@ -201,19 +199,23 @@ def default_capacity(gaussians: int, height: int, width: int) -> int:
     return 4 * gaussians + 64 * (-(-height // 8)) * (-(-width // 8))
 
 
-def _render_many(scene: Scene, poses, Ks, times, **options):
-    """[B, 4, 4], [B, 3, 3], [B] -> rgb, alpha, depth, overflow with a leading axis B."""
-
-    def one(args):
-        pose, K, time = args
+@partial(jax.jit, static_argnames=("size", "sky", "slots"), inline=True)
+def _render(scene: Scene, pose, K, time, **options) -> Rendering:
+    """Pictures along the leading axes of `pose`, one after another."""
+    pose = jnp.asarray(pose, jnp.float32)
+    leading = pose.shape[:-2]
+    K = jnp.broadcast_to(jnp.asarray(K, jnp.float32), (*leading, 3, 3))
+    time = jnp.broadcast_to(jnp.asarray(time, jnp.float32), leading)
+    if not leading:
         return _render_one(scene, pose, K, time, **options)
+    flat = (pose.reshape(-1, 4, 4), K.reshape(-1, 3, 3), time.reshape(-1))
+    pictures = jax.lax.map(lambda one: _render_one(scene, *one, **options), flat)
+    return jax.tree.map(lambda p: p.reshape(*leading, *p.shape[1:]), pictures)
 
-    if poses.shape[0] == 1:
-        return tuple(p[None] for p in one((poses[0], Ks[0], times[0])))
-    return jax.lax.map(one, (poses, Ks, times))
 
-
-def _render_one(scene: Scene, pose, K, time, *, size: tuple[int, int], sky: bool, slots: int):
+def _render_one(
+    scene: Scene, pose, K, time, *, size: tuple[int, int], sky: bool, slots: int
+) -> Rendering:
     height, width = size
     g = scene.compose(time)
     colors, alphas, meta = jwm_kernels.rasterization(
@@ -233,4 +235,4 @@ def _render_one(scene: Scene, pose, K, time, *, size: tuple[int, int], sky: bool
     if sky and scene.sky is not None:
         _, directions = Camera(Intrinsics(K=K, width=width, height=height), pose).rays()
         rgb = rgb + (1.0 - alpha)[..., None] * scene.sky.sample(directions)
-    return rgb, alpha, depth, meta["overflow"]
+    return Rendering(rgb, alpha, depth, meta["overflow"])
