@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jwm_jax.checkpoint.dataclass_json import to_dict
+from jwm_jax.checkpoint.dataclass_json import from_dict, to_dict
 from jwm_jax.errors import DataError, UsageError
 
 FORMAT_VERSION = 1
@@ -166,18 +166,40 @@ def resolve_model(name_or_dir: str | os.PathLike[str], kind: str) -> Path:
     )
 
 
-def load_model(
-    name_or_dir: str | os.PathLike[str], kind: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a model directory.
+def load_config(name_or_dir: str | os.PathLike[str], kind: str, config_class: type) -> Any:
+    """Read the config of a model directory.
+
+    Args:
+        name_or_dir: Shipped size or folder.
+        kind: Kind that is expected.
+        config_class: The model's frozen dataclass.
+
+    Returns:
+        An instance of it.
+
+    Raises:
+        UsageError: When there is no such model.
+        DataError: When config.json is missing or broken, or of another kind or version.
+    """
+    folder = resolve_model(name_or_dir, kind)
+    where = f"{folder / 'config.json'}: config"
+    values = read_header(folder, kind)["config"]
+    try:
+        return from_dict(config_class, values, where)
+    except ValueError as error:
+        message = str(error)
+        raise DataError(message if where in message else f"{where}: {message}") from error
+
+
+def load_params(name_or_dir: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Read the parameters of a model directory.
 
     Args:
         name_or_dir: Shipped size or folder.
         kind: Kind that is expected.
 
     Returns:
-        The model's config as a dict (`from_dict` makes the dataclass of it; `read_header` has kind
-        and size), and the nested dict of numpy arrays, float16 widened to float32.
+        Nested dict of numpy arrays, float16 widened to float32.
 
     Raises:
         UsageError: When there is no such model.
@@ -187,7 +209,7 @@ def load_model(
     from safetensors.numpy import load_file
 
     folder = resolve_model(name_or_dir, kind)
-    header = read_header(folder, kind)
+    read_header(folder, kind)
     path = folder / "params.safetensors"
     try:
         flat = load_file(path)
@@ -197,7 +219,7 @@ def load_model(
         name: value.astype(np.float32) if value.dtype == np.float16 else value
         for name, value in flat.items()
     }
-    return header["config"], unflatten(wide)
+    return unflatten(wide)
 
 
 def read_header(folder: Path, kind: str) -> dict[str, Any]:

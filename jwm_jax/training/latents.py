@@ -229,7 +229,7 @@ def _identity(source: LatentSource, config: WorldGenConfig, codec: VideoCodec) -
     videos = [Path(os.path.expandvars(name)).expanduser() for name in source.videos]
     stamps += [str(path.stat().st_size) if path.is_file() else "absent" for path in videos]
     text = json.dumps(
-        [repr(source), repr(config.styles), "none", digest.hexdigest(), stamps], sort_keys=True
+        [repr(source), repr(config.styles), digest.hexdigest(), stamps], sort_keys=True
     )
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -305,11 +305,10 @@ def _encode_priors(
 
 def _clips(source: LatentSource, lidar: bool = False) -> Iterator[tuple[Clip, bool]]:
     from jwm_jax.data.records import decode_clip
-    from jwm_jax.data.tfds_clips import open_records, splits_of
+    from jwm_jax.data.tfds_clips import open_records
 
     for folder in source.datasets:
-        split = "train" if "train" in splits_of(folder) else next(iter(splits_of(folder)))
-        records = open_records(folder, split)
+        records = open_records(folder)
         count = min(len(records), source.limit or len(records))
         for index in range(count):
             clip = decode_clip(records[index], depth=False, lidar=lidar)

@@ -33,7 +33,7 @@ from jwm_jax.training.config import ExperimentConfig, config_hash
 from jwm_jax.training.metrics import MetricsWriter, RunningMean
 from jwm_jax.training.optimizer import treatments
 from jwm_jax.training.progress import Progress, duration
-from jwm_jax.training.run_dir import RunLock, prepare
+from jwm_jax.training.run_dir import RunLock, clear, prepare
 from jwm_jax.training.sampling import Prefetch
 from jwm_jax.training.state import TrainState, create_state
 from jwm_jax.training.step import train_step
@@ -213,6 +213,7 @@ class _Run:
         self.last_metrics: dict[str, float] = {}
         self.saved_at = time.monotonic()
         self.seconds = 0.0
+        self.step = 0
 
     def say(self, message: str) -> None:
         if self.progress is not None:
@@ -429,21 +430,26 @@ def fit(
     local_rows(mesh, config.batch_size)
     stop = _StopSignal()
 
-    def claim() -> RunLock:
-        prepare(out, config, resume=resume, overwrite=overwrite)
-        return RunLock(out)
+    def claim() -> tuple[RunLock, bool]:
+        continued = prepare(out, config, resume=resume, overwrite=overwrite)
+        return RunLock(out), continued
 
-    lock = _primary_first(claim)
-    run = None
+    lock, continued = _primary_first(claim) or (None, True)
+    run, worthless = None, False
     try:
         with jax.set_mesh(mesh), stop.installed():
             run = _Run(config, task, out, mesh, quiet)
             run.start(lock)
             status = run.steps(stop)
             return run.finish(status)
+    except JwmError:
+        worthless = not continued and (run is None or run.step == 0)
+        raise
     finally:
         if run is not None:
             run.close()
             run.checkpoints.join()
         if lock is not None:
             lock.release()
+        if worthless:
+            clear(out)

@@ -61,12 +61,7 @@ def prepare(out: Path, config: ExperimentConfig, *, resume: bool, overwrite: boo
             f"--out {out} is not empty and holds no training run; choose another folder."
         )
     if occupied and overwrite:
-        for name in CONTENTS:
-            path = out / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        clear(out)
         occupied = False
     if occupied:
         _check_same(saved, config, out)
@@ -80,6 +75,18 @@ def prepare(out: Path, config: ExperimentConfig, *, resume: bool, overwrite: boo
     except OSError as error:
         raise UsageError(f"--out {out} cannot be written ({error}).") from error
     return occupied
+
+
+def clear(out: Path) -> None:
+    """Delete a run, and its folder if nothing else is in it."""
+    for name in CONTENTS:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if not any(out.iterdir()):
+        out.rmdir()
 
 
 def _check_same(saved: Path, config: ExperimentConfig, out: Path) -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from jwm_jax.checkpoint.model_dir import check_params, load_model
+from jwm_jax.checkpoint.model_dir import check_params, load_params
 from jwm_jax.errors import UsageError
 
 
@@ -113,7 +113,7 @@ def initial_weights(source: str | None, kind: str, params: Any) -> Any:
     if source is None:
         return None
     try:
-        _, given = load_model(source, kind)
+        given = load_params(source, kind)
     except UsageError as error:
         raise UsageError(
             f"init_from: {error} Train the stage before this one first, or set init_from."

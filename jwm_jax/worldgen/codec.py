@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from jwm_jax.checkpoint.dataclass_json import from_dict
-from jwm_jax.checkpoint.model_dir import check_params, load_model, save_model
+from jwm_jax.checkpoint.model_dir import check_params, load_config, load_params, save_model
 from jwm_jax.scene.pytree import Array
 from jwm_jax.worldgen.codec_network import (
     FRAMES_PER_LATENT,
@@ -61,12 +60,12 @@ class VideoCodec:
         Raises:
             DataError: the directory is missing, broken, or of another kind of model.
         """
-        config, params = load_model(name_or_dir, "codec")
-        widths = from_dict(CodecConfig, config)
+        config = load_config(name_or_dir, "codec", CodecConfig)
+        params = load_params(name_or_dir, "codec")
         blank = jax.ShapeDtypeStruct((1, 4, 16, 16, 3), jnp.float32)
-        expected = jax.eval_shape(CodecNetwork(widths).init, jax.random.key(0), blank)["params"]
+        expected = jax.eval_shape(CodecNetwork(config).init, jax.random.key(0), blank)["params"]
         check_params(params, nn.unbox(expected), f"codec {name_or_dir}")
-        return cls(widths, jax.tree.map(jnp.asarray, params))
+        return cls(config, jax.tree.map(jnp.asarray, params))
 
     def save_pretrained(self, directory: str | Path, *, card: str) -> None:
         """Writes config.json, params.safetensors (float16) and card.md.

@@ -12,8 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Num
 
-from jwm_jax.checkpoint.dataclass_json import from_dict
-from jwm_jax.checkpoint.model_dir import check_params, load_model, resolve_model, save_model
+from jwm_jax.checkpoint.model_dir import (
+    check_params,
+    load_config,
+    load_params,
+    resolve_model,
+    save_model,
+)
 from jwm_jax.errors import UsageError
 from jwm_jax.scene.cameras import Camera, Rig
 from jwm_jax.scene.pytree import Array
@@ -52,8 +57,8 @@ class WorldGen:
             DataError: a file is missing or broken, or belongs to another kind or size of model.
         """
         folder = resolve_model(name_or_dir, "worldgen")
-        values, params = load_model(name_or_dir, "worldgen")
-        config = from_dict(WorldGenConfig, values, f"{folder / 'config.json'}: config")
+        config = load_config(folder, "worldgen", WorldGenConfig)
+        params = load_params(folder, "worldgen")
         check_params(params, abstract_params(config), str(folder / "params.safetensors"))
         own = folder / "codec"
         codec = VideoCodec.from_pretrained(own if own.is_dir() else config.codec)

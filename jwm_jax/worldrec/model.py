@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jwm_jax.checkpoint.dataclass_json import from_dict
 from jwm_jax.checkpoint.model_dir import (
     check_params,
-    load_model,
+    load_config,
+    load_params,
     read_header,
     resolve_model,
     save_model,
@@ -51,9 +51,9 @@ class WorldRec:
             UsageError: There is no such model.
             DataError: The directory is broken or holds another model.
         """
-        values, params = load_model(name_or_dir, "worldrec")
+        config = load_config(name_or_dir, "worldrec", WorldRecConfig)
+        params = load_params(name_or_dir, "worldrec")
         size = read_header(resolve_model(name_or_dir, "worldrec"), "worldrec")["size"]
-        config = from_dict(WorldRecConfig, values)
         expected = jax.eval_shape(functools.partial(initial_params, config), jax.random.key(0))
         check_params(params, expected, str(name_or_dir))
         return WorldRec(config, params, size)

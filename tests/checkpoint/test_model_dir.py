@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jwm_jax.checkpoint import check_params, from_dict, load_model, model_dir, save_model, to_dict
+from jwm_jax.checkpoint import (
+    check_params,
+    from_dict,
+    load_config,
+    load_params,
+    model_dir,
+    save_model,
+    to_dict,
+)
 from jwm_jax.errors import DataError, UsageError
 
 
@@ -29,6 +37,10 @@ class Config:
     either: Inner | Other = field(default_factory=Other)
     limit: float | None = None
 
+    def __post_init__(self):
+        if self.width < 0:
+            raise ValueError("width must be positive.")
+
 
 PARAMS = {
     "block": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(3, "f4")},
@@ -43,8 +55,8 @@ def saved(tmp_path, **kwargs):
 @pytest.mark.parametrize("half", [False, True])
 def test_round_trip(tmp_path, half):
     folder = saved(tmp_path, half=half)
-    config, params = load_model(folder, "codec")
-    assert from_dict(Config, config) == Config()
+    assert load_config(folder, "codec", Config) == Config()
+    params = load_params(folder, "codec")
     check_params(params, PARAMS, str(folder))
     assert params["block"]["kernel"].dtype == np.float32
     np.testing.assert_array_equal(params["block"]["kernel"], PARAMS["block"]["kernel"])
@@ -79,28 +91,36 @@ def test_the_first_differing_tensor_is_named_with_its_shapes(expected, message):
 def test_wrong_kind_version_and_broken_files_are_refused(tmp_path):
     folder = saved(tmp_path)
     with pytest.raises(DataError, match="holds a codec model, but a worldgen was asked for"):
-        load_model(folder, "worldgen")
+        load_params(folder, "worldgen")
     header = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**header, "format_version": 99}))
     with pytest.raises(DataError, match="format version 99"):
-        load_model(folder, "codec")
+        load_params(folder, "codec")
     (folder / "config.json").write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):
-        load_model(folder, "codec")
+        load_params(folder, "codec")
+    for change, message in [
+        ({"foo": 1}, "config.json: config has the unknown field 'foo'"),
+        ({"width": "wide"}, "config.json: config.width must be int"),
+        ({"width": -1}, "config.json: config: width must be positive"),
+    ]:
+        broken = {**header, "config": {**header["config"], **change}}
+        (folder / "config.json").write_text(json.dumps(broken))
+        with pytest.raises(DataError, match=message):
+            load_config(folder, "codec", Config)
     (folder / "config.json").write_text(json.dumps(header))
     weights = folder / "params.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
     with pytest.raises(DataError, match=r"params.safetensors cannot be read"):
-        load_model(folder, "codec")
+        load_params(folder, "codec")
     with pytest.raises(UsageError, match="neither a folder nor a shipped size"):
-        load_model("no-such-size", "codec")
+        load_params("no-such-size", "codec")
 
 
 def test_a_name_finds_the_shipped_model(tmp_path, monkeypatch):
     monkeypatch.setattr(model_dir, "WEIGHTS", tmp_path)
     save_model(tmp_path / "codec-mini", "codec", "mini", Config(width=9), PARAMS, "")
-    config, _ = load_model("mini", "codec")
-    assert config["width"] == 9
+    assert load_config("mini", "codec", Config).width == 9
 
 
 def test_configs_survive_json_and_reject_what_they_do_not_know():

@@ -106,7 +106,7 @@ def train(folder: Path, out: str, mesh: str, *launcher: str, kill_at: int = -1) 
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("mesh", ["data=4", "data=1, fsdp=2, tensor=2"])
 def test_two_processes_train_what_one_does_and_share_a_stop_signal(tmp_path, mesh):
-    from jwm_jax.checkpoint.model_dir import flatten, load_model
+    from jwm_jax.checkpoint.model_dir import flatten, load_params
 
     two = [sys.executable, str(LAUNCHER), "--processes", "2", "--devices", "2"]
     two += ["--timeout", "200", "--"]
@@ -123,8 +123,8 @@ def test_two_processes_train_what_one_does_and_share_a_stop_signal(tmp_path, mes
     for a, b in zip(*rows, strict=True):
         if a["kind"] == "train":
             np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
-    _, one = load_model(tmp_path / "one" / "model", "codec")
-    _, both = load_model(tmp_path / "two" / "model", "codec")
+    one = load_params(tmp_path / "one" / "model", "codec")
+    both = load_params(tmp_path / "two" / "model", "codec")
     for name, value in flatten(one).items():
         np.testing.assert_allclose(flatten(both)[name], value, rtol=1e-5, atol=1e-6)
 

@@ -4,12 +4,13 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jwm_jax.checkpoint.model_dir import flatten, load_model
+from jwm_jax.checkpoint.model_dir import flatten, load_params
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -34,6 +35,15 @@ def config():
 '''
 
 
+def _until_it_trains(folder: Path, chance: random.Random) -> float:
+    """Waits for a new checkpoint of the run, and returns the seconds that are left to it."""
+    saved = folder / "killed" / "checkpoints"
+    before, deadline = set(saved.glob("*")), time.monotonic() + 100
+    while not set(saved.glob("*")) - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return chance.uniform(0.0, 1.5)
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing(tmp_path):
     path = tmp_path / "toy_config.py"
@@ -46,7 +56,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path):
     for _ in range(20):
         child = subprocess.Popen([*jwm, str(tmp_path / "killed")], env=env)
         try:
-            code = child.wait(timeout=chance.uniform(6.0, 14.0) if kills < 5 else 200.0)
+            code = child.wait(timeout=_until_it_trains(tmp_path, chance) if kills < 5 else 200.0)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
@@ -57,7 +67,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path):
     assert kills > 0
     leftovers = [p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()]
     assert not any("tmp" in name for name in leftovers)
-    whole = flatten(load_model(tmp_path / "whole" / "model", "codec")[1])
-    killed = flatten(load_model(tmp_path / "killed" / "model", "codec")[1])
+    whole = flatten(load_params(tmp_path / "whole" / "model", "codec"))
+    killed = flatten(load_params(tmp_path / "killed" / "model", "codec"))
     for name, value in whole.items():
         assert np.array_equal(killed[name], value)

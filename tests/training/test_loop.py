@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from training.toy import ToyExperiment
 
-from jwm_jax.checkpoint.model_dir import load_model
+from jwm_jax.checkpoint.model_dir import load_params
 from jwm_jax.distributed.mesh import MeshConfig
 from jwm_jax.errors import DataError, JwmError, UsageError
 from jwm_jax.training.config import override
@@ -200,7 +200,7 @@ def test_a_second_trainer_is_kept_out_and_a_dead_one_is_replaced(tmp_path):
 
 def test_the_average_is_evaluated_and_exported(straight):
     out, result = straight
-    _, params = load_model(out / "model", "codec")
+    params = load_params(out / "model", "codec")
     average = jax.device_get(result.state.ema)
     for name, value in params.items():
         assert np.array_equal(value, average[name])

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jwm_jax.data.records import encode_clip
-from jwm_jax.data.streets.clip import DEFAULT_VIEWS, make_clip
+from jwm_jax.data.records import encode_clip, encode_image
+from jwm_jax.data.streets.clip import DEFAULT_VIEWS, make_clip, make_rig
 from jwm_jax.data.streets.street import RUNGS, split_of_seed
 from jwm_jax.data.tfds_clips import write_dataset
 from jwm_jax.errors import DataError, UsageError
@@ -36,6 +36,9 @@ class StreetsConfig:
       views: names of the rig's cameras.
       image_format: "jpeg" (quality 95, no chroma subsampling) or "png" (lossless).
       workers: processes that render.
+
+    Raises:
+      UsageError: a value is unknown or out of range, or seeds lie on both sides of the split.
     """
 
     rung: str = "easy"
@@ -48,6 +51,23 @@ class StreetsConfig:
     views: tuple[str, ...] = DEFAULT_VIEWS
     image_format: str = "jpeg"
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.rung not in RUNGS:
+            raise UsageError(f"rung: expected one of {RUNGS}, got {self.rung!r}.")
+        for name in ("clips", "frames", "height", "width", "workers"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}: expected 1 or more, got {getattr(self, name)}.")
+        if not self.rate > 0:
+            raise UsageError(f"rate: expected a positive number, got {self.rate}.")
+        last = self.first_seed + self.clips - 1
+        if split_of_seed(self.first_seed) != split_of_seed(last):
+            raise UsageError(
+                f"seeds {self.first_seed} to {last} mix training and test streets; stay on one "
+                "side of 1,000,000."
+            )
+        make_rig(self.views, self.height, self.width)
+        encode_image(np.zeros((1, 1, 3), np.uint8), self.image_format)
 
 
 def _render(task: tuple[StreetsConfig, int, str]) -> int:
@@ -88,23 +108,13 @@ def make_dataset(
       The folder.
 
     Raises:
-      UsageError: unknown rung, seeds on both sides of the split, or the folder is not empty.
+      UsageError: the folder is not empty.
       DataError: clips of another configuration lie in `FOLDER.clips`.
     """
     folder = Path(folder).expanduser().absolute()
-    if config.rung not in RUNGS:
-        raise UsageError(f"rung: expected one of {RUNGS}, got {config.rung!r}.")
-    if config.clips < 1:
-        raise UsageError(f"clips: expected 1 or more, got {config.clips}.")
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty; choose another folder or empty it.")
     seeds = range(config.first_seed, config.first_seed + config.clips)
-    split = split_of_seed(seeds[0])
-    if split != split_of_seed(seeds[-1]):
-        raise UsageError(
-            f"seeds {seeds[0]} to {seeds[-1]} mix training and test streets; stay on one side of "
-            "1,000,000."
-        )
     store = folder.with_name(f"{folder.name}.clips")
     store.mkdir(parents=True, exist_ok=True)
     _check_same(store / "config.json", config)
@@ -120,7 +130,7 @@ def make_dataset(
             with np.load(path) as arrays:
                 yield f"{config.rung}-{seed:08d}", dict(arrays)
 
-    write_dataset(folder, {split: records()})
+    write_dataset(folder, {split_of_seed(config.first_seed): records()})
     shutil.rmtree(store)
     return folder
 
