@@ -199,7 +199,7 @@ def default_capacity(gaussians: int, height: int, width: int) -> int:
     return 4 * gaussians + 64 * (-(-height // 8)) * (-(-width // 8))
 
 
-@partial(jax.jit, static_argnames=("size", "sky", "slots"), inline=True)
+@partial(jax.jit, static_argnames=("size", "sky", "slots"))
 def _render(scene: Scene, pose, K, time, **options) -> Rendering:
     """Pictures along the leading axes of `pose`, one after another."""
     pose = jnp.asarray(pose, jnp.float32)

@@ -78,8 +78,16 @@ def test_wrong_shapes(splats, name, shape, expected):
         ({"tile_size": 0}, "tile_size: expected a whole number of at least 1, got 0"),
         ({"max_alpha": 1.0}, "max_alpha: expected a value between 0 and 1"),
         ({"near_plane": 2.0, "far_plane": 1.0}, "near_plane, far_plane"),
-        ({"eps2d": -0.1}, "eps2d: expected a value >= 0"),
+        ({"eps2d": -0.1}, "eps2d: expected a finite value >= 0"),
         ({"capacity": 0}, "capacity: expected a whole number of at least 1, got 0"),
+        ({"capacity": 2**31}, r"capacity: expected fewer than 2\^31 slots, got 2147483648"),
+        ({"tile_size": 10**6}, "tile_size: expected at most 1024 pixels, got 1000000"),
+        ({"near_plane": None}, "near_plane: expected a number, .* got NoneType"),
+        ({"eps2d": np.zeros(2)}, "eps2d: expected a number, .* got ndarray"),
+        ({"eps2d": np.inf}, "eps2d: expected a finite value >= 0, got inf"),
+        ({"host_sort": "x"}, "host_sort: expected True, False or None, got 'x'"),
+        ({"with_ut": "no"}, "with_ut: expected True, False or None, got 'no'"),
+        ({"viewmats_rs": [1.0]}, "viewmats_rs: expected camera poses.* got list with"),
         ({"sh_degree": 1}, r"colors: expected shape \[64, K, 3\]"),
         ({"backgrounds": np.zeros(3, np.float32)}, r"backgrounds: expected shape \[2, 3\]"),
         ({"absgrad": True}, r"means2d_probe: expected zeros of shape \[2, 64, 2\].* got None"),
@@ -116,7 +124,7 @@ def test_wrong_shapes(splats, name, shape, expected):
         ),
     ],
 )
-def test_wrong_options(splats, options, expected):
+def test_wrong_options(splats, unchecked, options, expected):
     with pytest.raises(ValueError, match=expected):
         _call(splats, **options)
 
@@ -156,7 +164,7 @@ def test_every_entry_checks_the_scene(splats, unchecked, function, index, wrong,
     ("function", "options", "expected"),
     [
         (project, {"near_plane": -1.0}, "near_plane, far_plane: expected 0 <= near < far"),
-        (project, {"eps2d": float("nan")}, "eps2d: expected a value >= 0, got nan"),
+        (project, {"eps2d": float("nan")}, "eps2d: expected a finite value >= 0, got nan"),
         (project, {"distortion": {}}, "distortion: expected Distortion, got dict"),
         (
             project,

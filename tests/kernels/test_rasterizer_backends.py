@@ -12,7 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
 
 from jwm_kernels import rasterization
-from jwm_kernels.gaussian_rasterizer import blend_pallas_tpu, blend_triton
+from jwm_kernels.gaussian_rasterizer import backends, blend_pallas_tpu, blend_triton
 from jwm_kernels.gaussian_rasterizer.backends import BACKENDS, choose_backend
 from jwm_kernels.gaussian_rasterizer.cases import Case, make_splats
 from jwm_kernels.gaussian_rasterizer.reference import rasterization_reference
@@ -247,3 +247,28 @@ def test_auto_on_a_mesh_takes_the_backend_of_its_devices():
 
     assert (chosen("tpu"), chosen("gpu"), chosen("cpu")) == ("pallas_tpu", "pallas_gpu", "xla")
     assert chosen("tpu", "interpret") == "interpret" and chosen("tpu", dtype=jnp.float64) == "xla"
+
+
+def test_pallas_gpu_falls_to_mosaic_where_triton_is_gone(monkeypatch):
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    assert backends.gpu_module() == "blend_mosaic_gpu"
+
+
+def test_what_a_kernel_does_not_take_is_an_error():
+    wide = make_problem([3], tile_size=33, tiles_x=1, splats=4)
+    with pytest.raises(ValueError, match=r"tile_size: .* at most 32 pixels, got 33"):
+        wide.run(BACKENDS["pallas_tpu"])
+    odd = make_problem([3], tile_size=12, tiles_x=1, splats=4)
+    with pytest.raises(ValueError, match=r"tile_size: .* one of \(4, 8, 16, 32\), got 12"):
+        odd.run(TRITON)
+    with pytest.raises(ValueError, match=r"tile_size: .* one of \(16, 32\), got 12"):
+        odd.run(BACKENDS["mosaic_gpu"])
+    many = make_problem([3], tile_size=8, tiles_x=1, splats=4, spare=26_000_000)
+    with pytest.raises(ValueError, match=r"capacity: 26000003 entries in 1 tiles are 203126 grid"):
+        many.run(BACKENDS["pallas_tpu"])
+    with jax.enable_x64(True):
+        double = make_problem([3], tile_size=16, tiles_x=1, splats=4)
+        object.__setattr__(double, "table", double.table.astype(np.float64))
+        for backend in (BACKENDS["pallas_tpu"], TRITON, BACKENDS["mosaic_gpu"]):
+            with pytest.raises(ValueError, match="needs float32, got float64"):
+                double.run(backend)

@@ -27,7 +27,7 @@ def test_parameters_stand_in_the_order_of_gsplat():
 
 def test_positional_arguments_after_the_height(splats, render):
     """Up to `camera_model`, each with a value that changes the image."""
-    background = np.full((2, 1), 0.5, np.float32)
+    background = np.full((2, 3), 0.5, np.float32)
     got = jax.jit(
         lambda *a: gsplat.rasterization(
             *a, *SIZE, 3.5, 50.0, 1.0, 0.5, None, False, 16, background, "ED", True, False,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jwm_kernels import rasterization
+from jwm_kernels import bin_tiles, blend, project, rasterization, render_ids
 
 SIZE = (24, 16)
 INPUTS = (0, 3, 5)
@@ -134,6 +134,46 @@ def test_second_call_does_not_compile_again(splats, render):
     before = render._cache_size()
     render(*(array + 0 for array in splats.arrays), splats.width, splats.height)
     assert render._cache_size() == before
+
+
+def test_calls_outside_jit_compile_once(splats):
+    """Values and gradients of the three functions that loop over tiles."""
+    arrays, size = splats.arrays, (splats.width, splats.height)
+
+    def image(means):
+        return jnp.sum(rasterization(means, *arrays[1:], *size)[0])
+
+    projection = project(*arrays[:4], *arrays[5:], *size)
+    lists = bin_tiles(projection, *size, tile_size=8, capacity=4096)
+    features = jnp.broadcast_to(splats.colors, (2, 64, 3))
+
+    def blended(features):
+        return jnp.sum(blend(projection, features, lists, *size, tile_size=8)[0])
+
+    calls = [
+        lambda: image(arrays[0]),
+        lambda: jax.grad(image)(arrays[0]),
+        lambda: blended(features),
+        lambda: jax.grad(blended)(features),
+        lambda: render_ids(*arrays[:4], *arrays[5:], *size, k=2),
+    ]
+    compiled = []
+
+    def note(event, seconds, **labels):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(labels.get("fun_name"))
+
+    for call in calls:
+        call()
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        for call in calls:
+            call()
+        assert compiled == []
+        jax.jit(lambda x: x + 41)(1.0)
+        assert len(compiled) == 1
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
 
 
 def test_runs_are_repeatable(splats, value_and_grad):

@@ -6,6 +6,7 @@ viewmats, Ks, backgrounds and the coefficients of a lens.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +31,15 @@ from jwm_kernels.gaussian_rasterizer.camera_types import (
     UnscentedTransformParameters,
 )
 from jwm_kernels.gaussian_rasterizer.capacity import default_capacity, default_tile_size
+from jwm_kernels.gaussian_rasterizer.constants import COORDINATE_MAX
 from jwm_kernels.gaussian_rasterizer.layout import pack_table, tiles_to_image
 from jwm_kernels.gaussian_rasterizer.projection import (
     Projection,
     check_projection,
     project,
+    usable_cameras,
     usable_gaussians,
+    without_broken_cameras,
 )
 from jwm_kernels.gaussian_rasterizer.sharding import (
     CameraSharding,
@@ -87,6 +91,7 @@ def rasterization(
 
     Everything may carry the same leading batch axes. A Gaussian with a value that is not finite is
     not drawn, has zero gradient and is counted in `meta["dropped"]`; the others are not affected.
+    Such a camera sees nothing and is counted in `meta["dropped_cameras"]`.
 
     Gradients in the image plane, for densification as in AbsGS, come out of a probe:
 
@@ -121,7 +126,8 @@ def rasterization(
       sh_degree: degree of the SH colours, 0 to 4; None for plain colours.
       tile_size: side of a tile in pixels; default 8 on CPU, 16 elsewhere (see `backend`). The image
         does not depend on it.
-      backgrounds: [*batch, C, D] colour behind everything; depth channels have background 0.
+      backgrounds: [*batch, C, D] colour behind everything; depth channels have background 0,
+        whatever is given.
       render_mode: "RGB", "D" (sum of weights times depth), "ED" (that over alpha), "RGB+D",
         "RGB+ED".
       rasterize_mode: "classic" or "antialiased" (opacities compensated for `eps2d`).
@@ -143,7 +149,8 @@ def rasterization(
         slots. A program with a callback cannot be exported: pass False.
       backend: "auto" or a key of `backends.BACKENDS`. A TPU or GPU backend that is named also sets
         the tile size of that platform and no sort on the host, so that nothing else need be said
-        to export for it; any other means the platform of `jax.default_device`.
+        to export for it; any other means the platform of the mesh of `sharding`, without one that
+        of `jax.default_device`.
       sharding: over which devices to spread the work, see `sharding.py`. All have an equal share of
         `capacity`.
 
@@ -152,8 +159,8 @@ def rasterization(
       render_alphas [*batch, C, height, width, 1];
       meta: means2d, radii, depths, conics, opacities, tiles_per_gauss (all [*batch, C, N, ...]),
       isect_total [*batch, C] pairs wanted, overflow [] pairs dropped, dropped [*batch] Gaussians
-      with values that are not finite, capacity, width, height, tile_size, tile_width, tile_height,
-      n_cameras, n_devices.
+      and dropped_cameras [*batch] cameras with values that are not finite, capacity, width, height,
+      tile_size, tile_width, tile_height, n_batches, n_cameras, n_devices.
 
     Raises:
       ValueError: names the argument, what was expected and what came.
@@ -161,6 +168,7 @@ def rasterization(
     check_backend(backend)
     validation.check_modes(render_mode, rasterize_mode)
     validation.check_sizes(width=width, height=height)
+    validation.check_flag("host_sort", host_sort)
     validation.check_limits(near_plane, far_plane, radius_clip, eps2d, max_alpha, capacity=capacity)
     batch, n, cameras = validation.check_splats(
         means, quats, scales, opacities, viewmats, Ks, covars
@@ -174,18 +182,16 @@ def rasterization(
     if with_color or colors is not None:
         validation.check_colors(colors, sh_degree, batch, n, cameras)
     if backgrounds is not None:
-        channels = (colors.shape[-1],) if with_color else (1,)
+        channels = (colors if with_color else backgrounds).shape[-1:]
         validation.check_array("backgrounds", backgrounds, (*batch, cameras, *channels))
-    devices = 1
+    devices, mesh = 1, None
     if sharding is not None:
         validation.check_type("sharding", sharding, CameraSharding)
         sharding.check(n, cameras)
         distortion = lens_of_each_camera(distortion, (*batch, cameras))
-        devices = sharding.devices
-        dtype = jnp.result_type(means, opacities, viewmats, Ks)
-        backend = choose_backend(backend, dtype, sharding.mesh)
-    tile_size = default_tile_size(backend) if tile_size is None else tile_size
-    validation.check_sizes(tile_size=tile_size)
+        devices, mesh = sharding.devices, sharding.mesh
+    tile_size = default_tile_size(backend, mesh) if tile_size is None else tile_size
+    validation.check_tile_size(tile_size)
     tiles_x, tiles_y = grid_shape(width, height, tile_size)
     if capacity is None:
         images = int(np.prod((*batch, cameras))) // devices
@@ -193,28 +199,31 @@ def rasterization(
     else:
         capacity = -(-capacity // devices)
     if host_sort is None:
-        host_sort = default_host_sort(capacity, backend)
+        host_sort = default_host_sort(capacity, backend, mesh)
 
     if covars is not None:
         quats = scales = None
     if not with_color:
         colors = backgrounds = None
+    splats = dict(means=means, quats=quats, scales=scales, covars=covars, opacities=opacities)
+    views = dict(viewmats=viewmats, Ks=Ks, viewmats_rs=viewmats_rs, distortion=distortion)
     rendered, alphas, meta = _rasterize(
-        dict(means=means, quats=quats, scales=scales, covars=covars, opacities=opacities),
+        splats,
         colors,
-        dict(viewmats=viewmats, Ks=Ks, viewmats_rs=viewmats_rs, distortion=distortion),
+        views,
         dict(backgrounds=backgrounds, means2d_probe=means2d_probe),
-        to_screen=_Options(
+        screen_options=_ScreenOptions(
             sh_degree=sh_degree, with_depth=bool(depth_mode), width=width, height=height,
             near_plane=float(near_plane), far_plane=float(far_plane),
             radius_clip=float(radius_clip), eps2d=float(eps2d),
             antialiased=rasterize_mode == "antialiased", camera_model=camera_model,
             rolling_shutter=rolling_shutter, with_ut=with_ut, ut_params=ut_params,
         ),
-        to_images=_Options(
+        image_options=_ImageOptions(
             width=width, height=height, tile_size=tile_size, capacity=capacity,
             host_sort=host_sort, expected_depth=depth_mode == "ED", max_alpha=float(max_alpha),
-            absgrad=absgrad, backend=backend,
+            absgrad=absgrad,
+            backend=choose_backend(backend, _common_dtype(splats, colors, views), mesh),
         ),
         sharding=sharding,
     )  # fmt: skip
@@ -225,6 +234,7 @@ def rasterization(
         "tile_size": tile_size,
         "tile_width": tiles_x,
         "tile_height": tiles_y,
+        "n_batches": int(np.prod(batch)),
         "n_cameras": cameras,
         "n_devices": devices,
     }
@@ -266,7 +276,8 @@ def blend(
     """
     *leading, n = check_projection(projection)
     check_backend(backend)
-    validation.check_sizes(width=width, height=height, tile_size=tile_size)
+    validation.check_sizes(width=width, height=height)
+    validation.check_tile_size(tile_size)
     validation.check_limits(max_alpha=max_alpha)
     validation.check_probe(absgrad, means2d_probe, (*leading, n, 2))
     validation.check_floating(features=features)
@@ -275,34 +286,69 @@ def blend(
     tiles = int(np.prod((*leading, *grid_shape(width, height, tile_size))))
     validation.check_shape("lists.starts", lists.starts, (tiles,))
     validation.check_shape("lists.counts", lists.counts, (tiles,))
-    spec = BlendSpec(width, height, tile_size, max_alpha, absgrad)
-    if absgrad:
+    spec = BlendSpec(int(width), int(height), int(tile_size), float(max_alpha), absgrad)
+    chosen = choose_backend(backend, jnp.result_type(projection.means2d, features))
+    return _blend(projection, features, lists, means2d_probe, spec=spec, backend=chosen)
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "backend"))
+def _blend(projection, features, lists, means2d_probe, *, spec, backend):
+    leading = projection.depths.shape[:-1]
+    if spec.absgrad:
         features = jnp.concatenate([features, means2d_probe], -1)
     elif means2d_probe is not None:
         projection = projection._replace(means2d=projection.means2d + means2d_probe)
     table = pack_table(projection, features)
-    chosen = BACKENDS[choose_backend(backend, table.dtype)]
-    out, transmittance = blend_tiles(table, lists.rows, lists.starts, lists.counts, spec, chosen)
+    out, transmittance = blend_tiles(
+        table, lists.rows, lists.starts, lists.counts, spec, BACKENDS[backend]
+    )
     image = jnp.concatenate([out, 1 - transmittance[:, None]], 1)
-    image = tiles_to_image(image, spec, tuple(leading))
+    image = tiles_to_image(image, spec, leading)
     return image[..., :-1], image[..., -1:]
 
 
-class _Options(dict):
-    """Keyword arguments that are static in `jax.jit`."""
+class _ScreenOptions(NamedTuple):
+    """What is static in `_to_screen`."""
 
-    def __hash__(self):
-        return hash(tuple(sorted(self.items())))
+    sh_degree: int | None
+    with_depth: bool
+    width: int
+    height: int
+    near_plane: float
+    far_plane: float
+    radius_clip: float
+    eps2d: float
+    antialiased: bool
+    camera_model: str
+    rolling_shutter: RollingShutterType
+    with_ut: bool | None
+    ut_params: UnscentedTransformParameters | None
 
 
-@functools.partial(jax.jit, static_argnames=("to_screen", "to_images", "sharding"), inline=True)
-def _rasterize(splats, colors, views, extras, *, to_screen, to_images, sharding):
-    """What `rasterization` does with its arrays, one compiled program also where it is called
-    outside `jax.jit`."""
+class _ImageOptions(NamedTuple):
+    """What is static in `_to_images`."""
+
+    width: int
+    height: int
+    tile_size: int
+    capacity: int
+    host_sort: bool
+    expected_depth: bool
+    max_alpha: float
+    absgrad: bool
+    backend: str
+
+
+@functools.partial(jax.jit, static_argnames=("screen_options", "image_options", "sharding"))
+def _rasterize(splats, colors, views, extras, *, screen_options, image_options, sharding):
+    """What `rasterization` does with its arrays: one program also outside `jax.jit`.
+
+    Not inlined, since an inlined function is traced anew by each `jax.grad` outside `jax.jit`.
+    """
     splats, colors, views, extras = _in_one_dtype(splats, colors, views, extras)
     n = splats["opacities"].shape[-1]
     batch = splats["opacities"].ndim - 1
-    sh_degree = to_screen["sh_degree"]
+    sh_degree = screen_options.sh_degree
     if n == 0:
         splats, colors, extras = _with_one_transparent(batch, splats, colors, extras, sh_degree)
     usable = usable_gaussians(**splats)
@@ -311,8 +357,9 @@ def _rasterize(splats, colors, views, extras, *, to_screen, to_images, sharding)
         usable = usable & colored
         splats["opacities"] = jnp.where(colored, splats["opacities"], 0.0)
 
-    to_screen = functools.partial(_to_screen, **to_screen)
-    to_images = functools.partial(_to_images, **to_images)
+    working = usable_cameras(**views)
+    to_screen = functools.partial(_to_screen, **screen_options._asdict())
+    to_images = functools.partial(_to_images, **image_options._asdict())
     if sharding is None:
         images, overflow = to_images(to_screen(splats, colors, views), extras)
     else:
@@ -330,6 +377,7 @@ def _rasterize(splats, colors, views, extras, *, to_screen, to_images, sharding)
         "isect_total": isect_total,
         "overflow": overflow,
         "dropped": jnp.sum(~usable, -1, dtype=jnp.int32),
+        "dropped_cameras": jnp.sum(~working, -1, dtype=jnp.int32),
     }
     return rendered, alphas, meta
 
@@ -340,7 +388,8 @@ def _to_screen(splats, colors, views, *, sh_degree, with_depth, **options):
     features = []
     if colors is not None:
         if sh_degree is not None:
-            centres = _camera_centres(views["viewmats"], views["viewmats_rs"])
+            viewmats, _, viewmats_rs, _ = without_broken_cameras(usable_cameras(**views), **views)
+            centres = _camera_centres(viewmats, viewmats_rs)
             colors = _evaluate_sh(sh_degree, splats["means"], centres, colors)
         features.append(colors)
     if with_depth:
@@ -374,18 +423,21 @@ def _to_images(
     ), lists.overflow  # fmt: skip
 
 
+def _common_dtype(splats, colors, views):
+    """Widest dtype of splats, colours, viewmats and Ks, at least float32."""
+    arrays = (splats, colors, views["viewmats"], views["Ks"])
+    return jnp.promote_types(jnp.result_type(*jax.tree.leaves(arrays)), jnp.float32)
+
+
 def _in_one_dtype(splats, colors, views, extras):
-    """Everything but the lens in the widest dtype of splats, colours, viewmats and Ks, at least
-    float32; None stays None."""
-    views = dict(views)
-    distortion, viewmats_rs = views.pop("distortion"), views.pop("viewmats_rs")
-    dtype = jnp.result_type(*jax.tree.leaves((splats, colors, views)))
-    dtype = jnp.promote_types(dtype, jnp.float32)
-    views["viewmats_rs"] = viewmats_rs
+    """Everything but the lens in the common dtype; None stays None."""
+    dtype = _common_dtype(splats, colors, views)
+    distortion = {"distortion": views["distortion"]}
     splats, colors, views, extras = jax.tree.map(
-        lambda array: jnp.asarray(array, dtype), (splats, colors, views, extras)
+        lambda array: jnp.asarray(array, dtype),
+        (splats, colors, views | {"distortion": None}, extras),
     )
-    return splats, colors, views | {"distortion": distortion}, extras
+    return splats, colors, views | distortion, extras
 
 
 def _with_one_transparent(axis, splats, colors, extras, sh_degree):
@@ -411,7 +463,7 @@ def _finite_colors(colors, axes, sh_degree):
     `axes` is the number of axes of the opacities [*batch, N].
     """
     tail = 1 if sh_degree is None else 2
-    finite = jnp.isfinite(colors)
+    finite = jnp.abs(colors) < COORDINATE_MAX
     kept = jnp.where(finite, colors, 0.0)
     colored = jnp.all(finite, tuple(range(-tail, 0)))
     if colored.ndim > axes:

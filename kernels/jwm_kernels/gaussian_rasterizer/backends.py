@@ -51,7 +51,7 @@ def check_backend(name: str) -> None:
     validation.check_choice("backend", name, ("auto", *BACKENDS))
 
 
-def target_platform(backend: str = "auto") -> str:
+def target_platform(backend: str = "auto", mesh: Mesh | None = None) -> str:
     """The platform that a call is traced for.
 
     Tile size, sort on the host and the backend behind `auto` all follow from it, so that a named
@@ -59,12 +59,16 @@ def target_platform(backend: str = "auto") -> str:
 
     Args:
       backend: "auto" or a key of `BACKENDS`.
+      mesh: the devices that will run it, where they are known.
 
     Returns:
-      that of the backend if it has one of its own, otherwise that of `jax.default_device`.
+      that of the backend if it has one of its own, otherwise that of the mesh, without one that of
+      `jax.default_device`.
     """
     if backend in PLATFORMS:
         return PLATFORMS[backend]
+    if mesh is not None:
+        return mesh.devices.flat[0].platform
     device = jax.config.jax_default_device
     if device is None:
         return jax.default_backend()
@@ -91,5 +95,4 @@ def choose_backend(name: str, dtype: jnp.dtype, mesh: Mesh | None = None) -> str
         return name
     if dtype != jnp.float32:
         return "xla"
-    platform = target_platform() if mesh is None else mesh.devices.flat[0].platform
-    return {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}.get(platform, "xla")
+    return {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}.get(target_platform(mesh=mesh), "xla")

@@ -7,8 +7,7 @@ on a machine whose speed changes from hour to hour:
 - on an accelerator it is the time that copying the stage's bytes, or doing its arithmetic at the
   rate of many fused multiply-adds, would take, whichever is longer.
 
-A stage's bytes are those of its inputs and outputs, its arithmetic is that of `FLOPS`. A stage that
-is not listed there has no floor on an accelerator.
+A stage's bytes are those of its inputs and outputs, its arithmetic is that of `FLOPS`.
 """
 
 import importlib.util
@@ -21,8 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jwm_kernels.gaussian_rasterizer import validation
 from jwm_kernels.gaussian_rasterizer.api import blend, rasterization
-from jwm_kernels.gaussian_rasterizer.binning import bin_tiles
+from jwm_kernels.gaussian_rasterizer.backends import check_backend
+from jwm_kernels.gaussian_rasterizer.binning import bin_tiles, default_host_sort
 from jwm_kernels.gaussian_rasterizer.capacity import default_tile_size, suggest_capacity
 from jwm_kernels.gaussian_rasterizer.cases import CASES, SLOW_ON_CPU, Splats, make_splats
 from jwm_kernels.gaussian_rasterizer.projection import project
@@ -35,9 +36,16 @@ FMA_LANES, FMA_CHAINS, FMA_STEPS = 1 << 24, 8, 64
 """Values, independent chains on each of them and multiply-adds of a chain: 64 multiply-adds per
 byte that is read or written, so that neither memory nor latency sets the rate."""
 
-FLOPS = {"project": (0, 0), "bin": (0, 0), "blend": (16, 2), "blend_and_gradient": (60, 6)}
+FLOPS = {
+    "project": (0, 0),
+    "bin": (0, 0),
+    "blend": (16, 2),
+    "blend_and_gradient": (60, 6),
+    "forward": (16, 2),
+    "forward_and_gradient": (60, 6),
+}
 """Stage -> operations per listed (splat, pixel) pair: constant, and per channel. Projecting and
-binning count by their bytes alone."""
+binning count by their bytes alone, whole calls by the arithmetic of their blend."""
 
 SHORTEST_SAMPLE_S = 5e-3
 """A sample repeats the call until it lasts this long, so that launches do not count."""
@@ -92,7 +100,8 @@ def benchmark(
       floor; last gsplat's times where CUDA and gsplat are there.
 
     Raises:
-      ValueError: a case that takes long on this machine, without `even_if_slow`.
+      ValueError: a case that takes long on this machine, without `even_if_slow`; an unknown
+        backend, or a size that is none.
     """
     # JAX would otherwise take most of a GPU's memory and leave gsplat none.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -100,7 +109,10 @@ def benchmark(
         raise ValueError(
             f"case: {case!r} takes minutes on a CPU; --even-if-slow (even_if_slow=True) times it"
         )
+    check_backend(backend)
     tile_size = default_tile_size(backend) if tile_size is None else tile_size
+    validation.check_tile_size(tile_size)
+    validation.check_sizes(channels=channels, repeats=repeats)
     return _measured_stages(case, channels, tile_size, backend, repeats)
 
 
@@ -200,8 +212,6 @@ def _against_floor(floors, stage, median_ms, moved, pairs, channels):
     if "exp_sum" in floors:
         values["ratio_to_exp_sum"] = round(median_ms / floors["exp_sum"]["median_ms"], 2)
         return values
-    if stage not in FLOPS:
-        return values
     constant, per_channel = FLOPS[stage]
     copy_ms = moved / floors["copy"]["gb_per_s"] / 1e6
     fma_ms = (constant + per_channel * channels) * pairs / floors["fma"]["tflops"] / 1e9
@@ -214,12 +224,13 @@ def _stages(splats: Splats, tile_size: int, backend: str):
     width, height = splats.width, splats.height
     camera, size = splats.arrays[5:], {"tile_size": tile_size}
     capacity = suggest_capacity(*splats.arrays[:4], *camera, width, height, margin=1.0, **size)
+    host_sort = default_host_sort(capacity, backend)
 
     def to_screen(*arrays):
         return project(*arrays, width, height)
 
     def to_lists(projection):
-        return bin_tiles(projection, width, height, capacity=capacity, **size)
+        return bin_tiles(projection, width, height, capacity=capacity, host_sort=host_sort, **size)
 
     def to_image(projection, features, lists):
         return blend(projection, features, lists, width, height, backend=backend, **size)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental.buffer_callback import buffer_callback
+from jax.sharding import Mesh
 from jaxtyping import Int
 
 from jwm_kernels.gaussian_rasterizer import validation
@@ -65,9 +66,9 @@ def grid_shape(width: int, height: int, tile_size: int) -> tuple[int, int]:
     return -(-width // tile_size), -(-height // tile_size)
 
 
-def default_host_sort(capacity: int, backend: str = "auto") -> bool:
+def default_host_sort(capacity: int, backend: str = "auto", mesh: Mesh | None = None) -> bool:
     """Whether to sort with NumPy: on CPU with one device, from `HOST_SORT_SLOTS` slots on."""
-    on_cpu = target_platform(backend) == "cpu" and jax.local_device_count("cpu") == 1
+    on_cpu = target_platform(backend, mesh) == "cpu" and jax.local_device_count("cpu") == 1
     return on_cpu and capacity >= HOST_SORT_SLOTS
 
 
@@ -105,12 +106,20 @@ def bin_tiles(
       ValueError: names the argument, what was expected and what came.
     """
     *leading, gaussians = check_projection(projection)
-    validation.check_sizes(width=width, height=height, tile_size=tile_size, capacity=capacity)
+    validation.check_sizes(width=width, height=height)
+    validation.check_tile_size(tile_size)
+    validation.check_capacity(capacity)
     projection = lax.stop_gradient(projection)
     images = int(np.prod(leading))
     rows = images * gaussians
     tiles_x, tiles_y = grid_shape(width, height, tile_size)
     tiles = tiles_x * tiles_y
+    if not rows:
+        nothing = jnp.zeros(images * tiles, jnp.int32)
+        of_each = jnp.zeros(leading, jnp.int32)
+        empty = jnp.zeros(capacity, jnp.int32)
+        none = jnp.zeros((*leading, gaussians), jnp.int32)
+        return TileLists(empty, nothing, nothing, none, of_each, jnp.int32(0))
     if host_sort is None:
         host_sort = default_host_sort(capacity)
 

@@ -48,6 +48,13 @@ class UnscentedTransformParameters:
     """Every sigma point must be valid; otherwise one suffices."""
 
     def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "kappa", "in_image_margin_factor"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if not self.in_image_margin_factor >= 0:
+            raise ValueError(
+                "ut_params: expected in_image_margin_factor >= 0, "
+                f"got {self.in_image_margin_factor}"
+            )
         if not (self.alpha > 0 and self.kappa > -3 and self.beta >= self.alpha**2):
             raise ValueError(
                 "ut_params: expected alpha > 0, kappa > -3 and beta >= alpha^2, "

@@ -4,6 +4,7 @@ import math
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from jwm_kernels.gaussian_rasterizer import validation
@@ -18,9 +19,9 @@ SPLAT_WIDTH = 16.0
 """Side in pixels of the bounding box that `default_capacity` takes splats to have."""
 
 
-def default_tile_size(backend: str = "auto") -> int:
+def default_tile_size(backend: str = "auto", mesh: Mesh | None = None) -> int:
     """8 on CPU, where less wasted arithmetic wins; 16 on accelerators, where shorter lists do."""
-    return 8 if target_platform(backend) == "cpu" else 16
+    return 8 if target_platform(backend, mesh) == "cpu" else 16
 
 
 def default_capacity(images: int, gaussians: int, tiles: int, tile_size: int) -> int:
@@ -86,7 +87,7 @@ def suggest_capacity(
     """
     check_backend(backend)
     tile_size = default_tile_size(backend) if tile_size is None else tile_size
-    validation.check_sizes(tile_size=tile_size)
+    validation.check_tile_size(tile_size)
     validation.check_limits(margin=margin)
     projection = project(means, quats, scales, opacities, viewmats, Ks, width, height, **options)
     total = int(

@@ -16,5 +16,8 @@ COORDINATE_MAX = 1e12
 VARIANCE_MAX = 1e18
 """Largest image-plane variance in px^2; products of two still fit in float32."""
 
+DET_MIN = 1e-18
+"""Smallest determinant in px^4 of a screen covariance; below it the conic's gradient overflows."""
+
 DEPTH_MIN = 1e-6
 """Nearest depth in metres at which a projection is attempted, whatever `near_plane` says."""

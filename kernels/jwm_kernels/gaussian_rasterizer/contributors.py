@@ -5,6 +5,8 @@ largest weights so far, in falling order; the weight of the next splat sinks to 
 exchanges. Of equal weights the one in front comes first.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,7 +71,8 @@ def render_ids(
       ValueError: names the argument, what was expected and what came.
     """
     tile_size = default_tile_size() if tile_size is None else tile_size
-    validation.check_sizes(tile_size=tile_size, k=k)
+    validation.check_tile_size(tile_size)
+    validation.check_sizes(k=k)
     validation.check_limits(max_alpha=max_alpha, capacity=capacity)
     projection = project(means, quats, scales, opacities, viewmats, Ks, width, height, **options)
     projection = lax.stop_gradient(projection)
@@ -95,6 +98,7 @@ def render_ids(
     )
 
 
+@functools.partial(jax.jit, static_argnames=("spec", "k"))
 def _strongest(table, rows, starts, counts, spec, k):
     """Rows int32 [T, k, P], -1 for none, and weights [T, k, P]."""
     pixels, total = spec.tile_size**2, starts.shape[0]

@@ -41,12 +41,13 @@ from jwm_kernels.gaussian_rasterizer.constants import (
     ALPHA_MIN,
     COORDINATE_MAX,
     DEPTH_MIN,
+    DET_MIN,
     LOG_ALPHA_SLACK,
     VARIANCE_MAX,
 )
 from jwm_kernels.gaussian_rasterizer.ewa import JACOBIANS, needs_unscented
 from jwm_kernels.gaussian_rasterizer.table import interleave
-from jwm_kernels.gaussian_rasterizer.unscented import move_camera, project_sigma_points
+from jwm_kernels.gaussian_rasterizer.unscented import cross, move_camera, project_sigma_points
 
 Array = jax.Array | np.ndarray
 
@@ -117,8 +118,9 @@ def project(
 ) -> Projection:
     """Projects Gaussians into every camera.
 
-    A Gaussian with a value that is not finite is invisible and has zero gradient; a zero quaternion
-    counts as the identity, and the sign of a scale does not matter.
+    A Gaussian with a value that is not finite is invisible and has zero gradient, and so is every
+    Gaussian for a camera that is not usable (see `usable_cameras`); a zero quaternion counts as the
+    identity, and the sign of a scale does not matter.
 
     Args:
       means: centres in world metres.
@@ -161,6 +163,10 @@ def project(
     )  # fmt: skip
     if with_ut is None:
         with_ut = needs_unscented(camera_model, distortion, rolling_shutter)
+    working = usable_cameras(viewmats, Ks, viewmats_rs, distortion)
+    viewmats, Ks, viewmats_rs, distortion = without_broken_cameras(
+        working, viewmats, Ks, viewmats_rs, distortion
+    )
     usable = usable_gaussians(means, quats, scales, opacities, covars)
     means, opacities = jnp.where(usable[..., None], means, 0.0), jnp.where(usable, opacities, 0.0)
     if covars is None:
@@ -175,7 +181,7 @@ def project(
     camera = [sum(view(i, j) * mean[j] for j in range(3)) + view(i, 3) for i in range(3)]
 
     z = camera[2] if viewmats_rs is None else move_camera(camera, viewmats, viewmats_rs, 0.5)[2]
-    seen = (z > max(near_plane, DEPTH_MIN)) & (z < far_plane)
+    seen = working[..., None] & (z > max(near_plane, DEPTH_MIN)) & (z < far_plane)
     for component in camera:
         seen &= jnp.abs(component) < COORDINATE_MAX
     seen = lax.stop_gradient(seen)
@@ -207,7 +213,7 @@ def project(
     row1 = [jnp.where(sane, component, 0.0) for component in row1]
     xx, xy, yy, sharp_det = gram(row0, row1)
     det = sharp_det + eps2d * (xx + yy) + eps2d * eps2d
-    sane = lax.stop_gradient(sane & (det > 0) & (xx >= 0) & (yy >= 0))
+    sane = lax.stop_gradient(sane & (det > DET_MIN) & (xx >= 0) & (yy >= 0))
     det = jnp.where(sane, det, 1.0)
     compensation = jnp.sqrt(jnp.maximum(sharp_det / det, COMPENSATION_MIN**2))
     det = jnp.where(sane, det + blur * (xx + yy + 2 * eps2d + blur), 1.0)
@@ -263,6 +269,45 @@ def usable_gaussians(
         axes = tuple(range(opacities.ndim, values.ndim))
         usable &= jnp.all(jnp.abs(values) < COORDINATE_MAX, axes)
     return usable
+
+
+def usable_cameras(
+    viewmats: Float[Array, "*batch c 4 4"],
+    Ks: Float[Array, "*batch c 3 3"],
+    viewmats_rs: Float[Array, "*batch c 4 4"] | None = None,
+    distortion: Distortion | None = None,
+) -> Bool[Array, "*batch c"]:
+    """Which cameras hold neither NaN nor infinity nor absurd magnitudes nor a focal length of 0.
+
+    The numbers of an f-theta lens do not count.
+    """
+    usable = (Ks[..., 0, 0] != 0) & (Ks[..., 1, 1] != 0)
+    for values in (viewmats, Ks, viewmats_rs, *_coefficients(distortion)):
+        if values is not None:
+            axes = tuple(range(usable.ndim, values.ndim))
+            usable &= jnp.all(jnp.abs(values) < COORDINATE_MAX, axes)
+    return usable
+
+
+def without_broken_cameras(usable, viewmats, Ks, viewmats_rs, distortion):
+    """Puts the identity in place of poses and intrinsics that are not usable, 0 for lenses."""
+
+    def mend(values, instead):
+        mask = usable[(..., *[None] * (values.ndim - usable.ndim))]
+        return jnp.where(mask, values, jnp.asarray(instead, values.dtype))
+
+    viewmats, Ks = mend(viewmats, np.eye(4)), mend(Ks, np.eye(3))
+    if viewmats_rs is not None:
+        viewmats_rs = mend(viewmats_rs, np.eye(4))
+    if distortion is not None:
+        mended = (None if part is None else mend(part, 0.0) for part in _coefficients(distortion))
+        distortion = Distortion(*mended, distortion.ftheta_coeffs)
+    return viewmats, Ks, viewmats_rs, distortion
+
+
+def _coefficients(distortion):
+    """The three arrays of a lens with one row a camera."""
+    return () if distortion is None else distortion[:3]
 
 
 def check_projection(projection: Projection) -> tuple[int, ...]:
@@ -327,8 +372,8 @@ def _round_axes(covars):
 
     def gram(a, b):
         inner_a, inner_b = ([_dot(row, v) for row in inner] for v in (a, b))
-        normal = _cross(a, b)
-        adjugate = [_cross(inner[(i + 1) % 3], inner[(i + 2) % 3]) for i in range(3)]
+        normal = cross(a, b)
+        adjugate = [cross(inner[(i + 1) % 3], inner[(i + 2) % 3]) for i in range(3)]
         determinant = _dot(normal, [_dot(row, normal) for row in adjugate])
         return _dot(a, inner_a), _dot(a, inner_b), _dot(b, inner_b), determinant
 
@@ -344,7 +389,3 @@ def _gram(a, b):
 
 def _dot(a, b):
     return sum(p * q for p, q in zip(a, b, strict=True))
-
-
-def _cross(a, b):
-    return [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]

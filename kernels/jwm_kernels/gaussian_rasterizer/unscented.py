@@ -146,8 +146,8 @@ def move_camera(
     first = times * jnp.sinc(half_turns)
     second = 0.5 * (times * jnp.sinc(half_turns / 2)) ** 2
     rotated = [point - origin for point, origin in zip(points, start, strict=True)]
-    once = _cross(omega, rotated)
-    twice = _cross(omega, once)
+    once = cross(omega, rotated)
+    twice = cross(omega, once)
     return [points[i] + first * once[i] + second * twice[i] + times * shift[i] for i in range(3)]
 
 
@@ -198,5 +198,6 @@ def _line_time(u, v, width, height, rolling_shutter):
     return jnp.clip(line / (size - 1), -_TIME_MAX, _TIME_MAX)
 
 
-def _cross(a, b):
+def cross(a: Point, b: Point) -> Point:
+    """Cross product of vectors given by their three coordinates."""
     return [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]

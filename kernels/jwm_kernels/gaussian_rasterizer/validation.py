@@ -8,6 +8,7 @@ import numbers
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jwm_kernels.gaussian_rasterizer.camera_types import (
     Distortion,
@@ -24,6 +25,9 @@ RASTERIZE_MODES = ("classic", "antialiased")
 
 MAX_SH_DEGREE = 4
 """Highest degree of spherical harmonics."""
+
+MAX_TILE = 1024
+"""Longest side of a tile in pixels."""
 
 LENS_SIZES = {
     "pinhole": {"radial_coeffs": (4, 6), "tangential_coeffs": (2,), "thin_prism_coeffs": (4,)},
@@ -76,6 +80,8 @@ def check_splats(
     check_shape("Ks", Ks, (*batch, cameras, 3, 3))
     if cameras < 1:
         raise ValueError(f"viewmats: expected at least one camera, got {tuple(viewmats.shape)}")
+    if 0 in batch:
+        raise ValueError(f"means: expected batch axes of at least 1, got {tuple(means.shape)}")
     return batch, n, cameras
 
 
@@ -98,6 +104,9 @@ def check_colors(colors, sh_degree, batch, n, cameras) -> None:
         )
     if sh_degree is not None:
         check_harmonics("sh_degree", sh_degree, "colors", colors)
+    if given[-1] < 1 or (sh_degree is not None and given[-1] != 3):
+        expected = "at least one channel" if sh_degree is None else "3 channels with sh_degree set"
+        raise ValueError(f"colors: expected {expected}, got shape {given}")
 
 
 def check_harmonics(degree_name: str, degree, coeffs_name: str, coeffs) -> None:
@@ -123,6 +132,36 @@ def check_sizes(**sizes) -> None:
             raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
 
 
+def check_capacity(capacity) -> None:
+    """Raises ValueError unless a number of slots is at least 1 and an int32."""
+    check_sizes(capacity=capacity)
+    if capacity >= 2**31:
+        raise ValueError(f"capacity: expected fewer than 2^31 slots, got {capacity}")
+
+
+def check_tile_size(tile_size) -> None:
+    """Raises ValueError unless a tile has at least one pixel, and sides of at most `MAX_TILE`."""
+    check_sizes(tile_size=tile_size)
+    if tile_size > MAX_TILE:
+        raise ValueError(f"tile_size: expected at most {MAX_TILE} pixels, got {tile_size}")
+
+
+def check_number(name: str, value) -> None:
+    """Raises ValueError for what is not one number that is known while tracing."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name}: expected a number, known outside jax.jit, got {type(value).__name__}"
+        ) from None
+
+
+def check_flag(name: str, value) -> None:
+    """Raises ValueError unless `value` is True, False or None."""
+    if not isinstance(value, bool | int | np.bool_ | None) or value not in (True, False, None):
+        raise ValueError(f"{name}: expected True, False or None, got {value!r}")
+
+
 def check_limits(
     near_plane=0.0,
     far_plane=1.0,
@@ -137,19 +176,25 @@ def check_limits(
     Raises:
       ValueError: one is out of its range.
     """
+    limits = dict(
+        near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d,
+        max_alpha=max_alpha, margin=margin,
+    )  # fmt: skip
+    for name, value in limits.items():
+        check_number(name, value)
     if not 0 <= near_plane < far_plane:
         raise ValueError(
             f"near_plane, far_plane: expected 0 <= near < far, got {near_plane} and {far_plane}"
         )
     for name, value in (("radius_clip", radius_clip), ("eps2d", eps2d)):
-        if not value >= 0:
-            raise ValueError(f"{name}: expected a value >= 0, got {value}")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}: expected a finite value >= 0, got {value}")
     if not 0 < max_alpha < 1:
         raise ValueError(f"max_alpha: expected a value between 0 and 1, got {max_alpha}")
     if not 0 < margin < math.inf:
         raise ValueError(f"margin: expected a finite value > 0, got {margin}")
     if capacity is not None:
-        check_sizes(capacity=capacity)
+        check_capacity(capacity)
 
 
 def check_camera(
@@ -169,6 +214,7 @@ def check_camera(
     """
     check_choice("camera_model", camera_model, LENSES)
     check_type("rolling_shutter", rolling_shutter, RollingShutterType)
+    check_flag("with_ut", with_ut)
     moving = rolling_shutter is not RollingShutterType.GLOBAL
     if moving != (viewmats_rs is not None):
         raise ValueError(
@@ -306,7 +352,9 @@ def _is_whole(value):
 
 
 def _described(array):
-    return "None" if array is None else f"shape {tuple(array.shape)}"
+    if array is None:
+        return "None"
+    return f"shape {tuple(array.shape)}" if hasattr(array, "shape") else type(array).__name__
 
 
 def _shown(shape):
