@@ -83,7 +83,7 @@ def show_reconstruction(rec: WorldRec, clip: Clip, front: int, spec: str) -> See
     import time
 
     clip = resized_for(rec.config, clip)
-    context = np.arange(0, clip.num_frames, CONTEXT_EVERY)
+    context = list(range(0, clip.num_frames, CONTEXT_EVERY))
     source = measured_depth(clip)
     scene = jax.block_until_ready(rec(clip.select(context), source))
     start = time.perf_counter()

@@ -48,12 +48,14 @@ def run(options: Options) -> None:
     from jwm_jax.data.checks import trim_frames
 
     clip = trim_frames(load_clip(options.clip), options.frames)
-    if not 1 <= options.seen <= clip.num_frames - 4:
-        raise UsageError(
-            f"--seen {options.seen}: expected 1 to {clip.num_frames - 4}, so that at least one "
-            "chunk of 4 frames is left to generate."
-        )
     from jwm_jax.joint import JointWorldModel
+    from jwm_jax.joint.rollout import CHUNK
+
+    if not 1 <= options.seen <= clip.num_frames - CHUNK:
+        raise UsageError(
+            f"--seen {options.seen}: expected 1 to {clip.num_frames - CHUNK}, so that at least one "
+            f"chunk of {CHUNK} frames is left to generate."
+        )
     from jwm_jax.scene import Trajectory
     from jwm_jax.worldgen import WorldGen
     from jwm_jax.worldrec import WorldRec
@@ -61,8 +63,11 @@ def run(options: Options) -> None:
     world = JointWorldModel(
         WorldRec.from_pretrained(options.rec), WorldGen.from_pretrained(options.gen)
     )
-    ahead = slice(options.seen, None)
+    spare = (clip.num_frames - options.seen) % CHUNK
+    ahead = slice(options.seen, clip.num_frames - spare)
     trajectory = Trajectory(clip.times[ahead, 0], clip.world_from_ego[ahead])
+    if spare:
+        print(f"Leaving out the last {spare} frames: the video model generates {CHUNK} at a time.")
     print(f"Generating {trajectory.num_frames} frames of {clip.name}", flush=True)
     rollout = world.rollout(
         clip.select(slice(0, options.seen)),
@@ -72,7 +77,7 @@ def run(options: Options) -> None:
         use_prior=options.prior,
     )
     out = rollout.save(folder.create())
-    print(f"{len(rollout.frames)} frames: {out / 'rollout.mp4'}")
+    print(f"{len(rollout.frames)} frames, as video and as arrays: {out}")
     other = ["--no-prior"] if options.prior else ["--seed", str(options.seed + 1)]
     say_next(
         ["jwm", "generate", options.clip, *other],

@@ -23,6 +23,7 @@ MIN_FRAMES = 9
 
 _FASTEST = 80.0  # metres a second
 _CROOKED_GROUND = 1.0  # metres
+_OFF_CENTRE = 0.25  # of the image's width or height
 
 
 @dataclass(frozen=True)
@@ -78,18 +79,19 @@ def trim_frames(clip: Clip, limit: int | None = None, say: Callable[[str], None]
         UsageError: The limit is below `MIN_FRAMES`.
     """
     have = clip.num_frames
+    if limit is not None and limit < MIN_FRAMES:
+        raise UsageError(f"{limit} frames were asked for; generating needs at least {MIN_FRAMES}.")
     if have < MIN_FRAMES:
         raise DataError(
             f"{clip.name} has {have} frame{'s' * (have != 1)}; generating needs at least "
             f"{MIN_FRAMES}. Use a longer drive (`jwm reconstruct` accepts a single instant)."
         )
-    if limit is not None and limit < MIN_FRAMES:
-        raise UsageError(f"{limit} frames were asked for; generating needs at least {MIN_FRAMES}.")
     wanted = have if limit is None else min(have, limit)
     keep = 1 + 4 * ((wanted - 1) // 4)
     if keep == have:
         return clip
-    say(f"Using the first {keep} of {have} frames: the video model takes 1 + 4k frames.")
+    why = "" if keep == wanted else ": the video model takes 1 + 4k frames"
+    say(f"Using the first {keep} of {have} frames{why}.")
     return clip.select(slice(0, keep))
 
 
@@ -163,6 +165,8 @@ def _check_shapes(clip: Clip):
     for field, got in counts.items():
         if got != views:
             yield _error(f"{field} holds {got} entries for {views} views.")
+    if len(set(clip.view_names)) != len(clip.view_names):
+        yield _error(f"two views have the same name: {', '.join(clip.view_names)}.")
     if clip.lidar is not None and len(clip.lidar) != frames:
         yield _error(f"lidar holds {len(clip.lidar)} scans for {frames} frames.")
     if frames == 0:
@@ -233,6 +237,14 @@ def _check_cameras(clip: Clip):
                 f"the principal point of view {name!r}, ({K[0, 2]:.1f}, {K[1, 2]:.1f}), lies "
                 f"outside its {lens.width}x{lens.height} image; K may belong to another size."
             )
+        elif abs(K[0, 2] / lens.width - 0.5) > _OFF_CENTRE or (
+            abs(K[1, 2] / lens.height - 0.5) > _OFF_CENTRE
+        ):
+            yield _warning(
+                f"the principal point of view {name!r}, ({K[0, 2]:.1f}, {K[1, 2]:.1f}), is far "
+                f"from the centre of its {lens.width}x{lens.height} image; K may belong to another "
+                "size."
+            )
 
 
 def _check_poses(clip: Clip):
@@ -296,6 +308,14 @@ def _check_tracks(clip: Clip):
     finite = np.isfinite(tracks.centers).all(axis=-1) & np.isfinite(tracks.quats).all(axis=-1)
     if (seen & ~finite).any():
         yield _error(f"{int((seen & ~finite).any(axis=1).sum())} tracks hold NaN or infinity.")
+    zero = seen & finite & ~np.asarray(tracks.quats).any(axis=-1)
+    if zero.any():
+        yield _error(f"{int(zero.any(axis=1).sum())} tracks have quaternions of length 0.")
+    if len(tracks.ids) != tracks.num_tracks or len(set(tracks.ids)) != len(tracks.ids):
+        yield _error(
+            f"the ids of the tracks are not one name for each of {tracks.num_tracks}: "
+            f"{len(tracks.ids)} given, {len(set(tracks.ids))} of them different."
+        )
     if tracks.num_tracks and not (np.asarray(tracks.sizes) > 0).all():
         count = int((~(np.asarray(tracks.sizes) > 0).all(axis=1)).sum())
         yield _error(f"{count} boxes have a size that is not positive.")

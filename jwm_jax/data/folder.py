@@ -7,6 +7,7 @@ World may be any frame in metres with z up; on reading it becomes the ego frame 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -69,7 +70,7 @@ def load_folder(where: str) -> Clip:
         depth=_depth(folder, views, images, path),
         tracks=_tracks(description.get("tracks"), path),
         map=_lane_map(description.get("map"), path),
-        style=description.get("style"),
+        style=_style(description.get("style"), path),
         name=str(description.get("name", folder.name)),
     ).rebased()
 
@@ -195,7 +196,10 @@ def _matching(folder: Path, pattern: str, path: Path) -> list[Path]:
     if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
         raise DataError(f"{path}: {pattern!r} must stay inside the folder.")
     root = folder.resolve()
-    files = sorted(p for p in folder.glob(pattern) if p.is_file())
+    try:
+        files = sorted(p for p in folder.glob(pattern) if p.is_file())
+    except (ValueError, NotImplementedError) as error:
+        raise DataError(f"{path}: {pattern!r} is not a pattern of file names ({error}).") from None
     outside = [p for p in files if not p.resolve().is_relative_to(root)]
     if outside:
         raise DataError(f"{outside[0]}: points out of the folder.")
@@ -216,7 +220,8 @@ def _camera_matrix(view: dict, path: Path) -> np.ndarray:
     where = f"{path}: K of view {view['name']!r}"
     if "K" not in view:
         raise DataError(f"{where} is missing; expected the 3x3 camera matrix in pixels.")
-    if any(view.get("distortion") or ()):
+    distortion = view.get("distortion") or []
+    if np.any(_numbers(distortion, (None,), f"{path}: distortion of view {view['name']!r}")):
         raise DataError(
             f"{path}: view {view['name']!r} has lens distortion, which this build does not undo; "
             "rectify the images first."
@@ -324,10 +329,12 @@ def _arrays(folder: Path, pattern: str, name: str, frames: int, path: Path):
             raise DataError(f"{file}: cannot be read as .npy ({error}).") from None
 
 
-def _tracks(entry: dict | None, path: Path) -> Tracks | None:
+def _tracks(entry: Any, path: Path) -> Tracks | None:
     if entry is None:
         return None
     where = f"{path}: tracks"
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: expected an object, got {type(entry).__name__}.")
     times = _numbers(_require(entry, "times", list, path), (None,), f"{where}.times")
     names = _require(entry, "category", list, path)
     unknown = sorted({str(name) for name in names} - set(CATEGORIES))
@@ -337,23 +344,28 @@ def _tracks(entry: dict | None, path: Path) -> Tracks | None:
     sizes = _numbers(entry.get("size", []), (count, 3), f"{where}.size")
     centers = _numbers(entry.get("center", []), (count, samples, 3), f"{where}.center")
     quats = _numbers(entry.get("quat", []), (count, samples, 4), f"{where}.quat")
-    valid = np.asarray(entry.get("valid", np.ones((count, samples), bool)), bool)
-    if valid.shape != (count, samples):
-        raise DataError(f"{where}.valid: expected {count}x{samples} booleans.")
+    if not np.any(quats, axis=-1).all():
+        raise DataError(f"{where}.quat: holds quaternions of length 0.")
+    valid = entry.get("valid", np.ones((count, samples)))
+    ids = entry.get("ids", list(range(count)))
+    if not isinstance(ids, list) or len(ids) != count:
+        raise DataError(f"{where}.ids: expected a list of {count} names, one a category.")
     return Tracks(
         times=times,
         centers=centers,
         quats=quats,
         sizes=sizes,
-        valid=valid,
+        valid=_numbers(valid, (count, samples), f"{where}.valid") != 0,
         category=np.array([CATEGORIES.index(name) for name in names], np.int32),
-        ids=tuple(str(i) for i in entry.get("ids", range(count))),
+        ids=tuple(str(i) for i in ids),
     )
 
 
-def _lane_map(entry: list | None, path: Path) -> LaneMap | None:
+def _lane_map(entry: Any, path: Path) -> LaneMap | None:
     if entry is None:
         return None
+    if not isinstance(entry, list):
+        raise DataError(f"{path}: expected 'map' to be a list, got {type(entry).__name__}.")
     lines, kinds = [], []
     for number, line in enumerate(entry):
         kind = _require(line, "kind", str, path)
@@ -363,3 +375,11 @@ def _lane_map(entry: list | None, path: Path) -> LaneMap | None:
         lines.append(points)
         kinds.append(kind)
     return LaneMap(tuple(lines), tuple(kinds))
+
+
+def _style(entry: Any, path: Path) -> dict[str, str] | None:
+    if entry is None:
+        return None
+    if not isinstance(entry, dict) or not all(isinstance(v, str) for v in entry.values()):
+        raise DataError(f"{path}: expected 'style' to be an object of words, got {entry!r}.")
+    return entry

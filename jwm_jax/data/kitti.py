@@ -70,6 +70,8 @@ def _load_sequence(folder: Path) -> Clip:
             )
     if not len(times):
         raise DataError(f"{path}: holds no frames.")
+    if arrays["K"].shape != (3, 3):
+        raise DataError(f"{path}: expected K of shape [3, 3], got {list(arrays['K'].shape)}.")
     velodyne = require_rigid(arrays["world_from_velo"], f"{path}: world_from_velo")
     camera = require_rigid(arrays["world_from_cam"], f"{path}: world_from_cam")
     images = folder / "image_02_jpg"

@@ -112,7 +112,13 @@ def _read_boxes(arrays: dict[str, np.ndarray], world_from_lidar: np.ndarray) -> 
     offsets = np.array([-_BOX_REACH, 0.0, _BOX_REACH])
     centers = boxes[:, None, :3] + offsets[:, None] * velocity[:, None]
     rotation = world_from_lidar[:3, :3] @ yaw_rotation(boxes[:, 6])
-    classes = [str(arrays["class_names"][label]) for label in arrays["box_label"]]
+    names, labels = arrays["class_names"], arrays["box_label"]
+    if len(labels) != len(boxes) or not all(-1 <= label < len(names) for label in labels):
+        raise DataError(
+            f"sample.npz: expected box_label to hold {len(boxes)} indices of the {len(names)} "
+            f"class_names, or -1 for none of them, got {np.asarray(labels).tolist()}."
+        )
+    classes = [str(names[label]) if label >= 0 else "other" for label in labels]
     count = len(boxes)
     return Tracks(
         times=float(arrays["lidar_t"]) + offsets,

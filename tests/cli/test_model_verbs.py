@@ -72,8 +72,15 @@ def test_generate_shows_the_first_frames_and_drives_on(drive, asked, tmp_path, c
     np.testing.assert_allclose(asked.trajectory.world_from_ego[:, 0, 3], np.arange(5, 13))
     np.testing.assert_allclose(asked.trajectory.times, 0.1 * np.arange(5, 13))
     text = capsys.readouterr().out
-    assert "Using the first 13 of 14 frames" in text
+    assert "Using the first 13 of 14 frames" in text and "Leaving out" not in text
     assert f"jwm generate folder:{drive} --seed 4" in text
+
+
+def test_generate_says_what_does_not_fill_a_chunk(drive, asked, tmp_path, capsys):
+    words = ["--out", str(tmp_path / "out"), "--seen", "3"]
+    assert main(["generate", f"folder:{drive}", *words]) == 0
+    assert asked.trajectory.num_frames == 8
+    assert "Leaving out the last 2 frames" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -132,6 +139,21 @@ def test_reconstruct_writes_scene_and_views(frames, suffix, tmp_path, monkeypatc
     assert expected <= set(summary["files"]) == {p.name for p in out.iterdir()} - {"summary.json"}
     assert Scene.load(out / "scene.npz").gaussians.means.shape == (32, 3)
     assert ("jwm generate" in capsys.readouterr().out) == (frames >= 9)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--clips", "0"], "clips: expected 1 or more, got 0"),
+        (["--frames", "0"], "frames: expected 1 or more, got 0"),
+        (["--views", "top"], "expected views out of"),
+        (["--first-seed", "999999", "--clips", "2"], "mix training and test streets"),
+    ],
+)
+def test_data_make_refuses_before_it_makes_a_folder(tmp_path, words, message, capsys):
+    assert main(["data", "make", *words, "--out", str(tmp_path / "set")]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_data_make_hands_its_flags_on(tmp_path, monkeypatch, capsys):

@@ -49,6 +49,14 @@ def test_a_wrong_flag_ends_with_code_2_and_leaves_nothing(toy, tmp_path, flags, 
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--set", "source.videos=[]", "init_from=null", "--mesh.data", "1", "--batch-size", "1"]
+    assert main(["train", "worldgen_pretrain_tiny", *flags, "--out", "run"]) == 3
+    assert "make the data with `jwm data make`" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_config_lists_the_known_ones(capsys):
     assert main(["train", "codec_tinny"]) == 2
     assert "Did you mean codec_tiny?" in capsys.readouterr().err

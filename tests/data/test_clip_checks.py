@@ -73,6 +73,14 @@ ERRORS = {
         {"tracks": replace(CLIP.tracks, centers=CLIP.tracks.centers * np.nan)},
         "1 tracks hold NaN",
     ),
+    "no rotation": (
+        {"tracks": replace(CLIP.tracks, quats=CLIP.tracks.quats * 0)},
+        "1 tracks have quaternions of length 0",
+    ),
+    "ids twice": (
+        {"tracks": replace(CLIP.tracks, ids=("a", "b"))},
+        "not one name for each of 1: 2 given",
+    ),
     "pose count": (
         {"world_from_ego": CLIP.world_from_ego[:3]},
         r"world_from_ego has shape \[3, 4, 4\], expected \[5, 4, 4\]",
@@ -86,6 +94,10 @@ WARNINGS = {
     "principal point": (
         {"cameras": (lens(), lens(K=np.array([[15.0, 0, 500], [0, 15, 6], [0, 0, 1]])))},
         "principal point of view 'view1'",
+    ),
+    "K of a larger size": (
+        {"cameras": (lens(), lens(K=np.array([[15.0, 0, 16], [0, 15, 6], [0, 0, 1]])))},
+        "principal point of view 'view1'.* is far from the centre",
     ),
     "too fast": (
         {"world_from_ego": changed(CLIP.world_from_ego, (4, 0, 3), 500.0)},
@@ -134,7 +146,13 @@ def test_trimming_keeps_1_plus_4k_frames_and_says_so(have, limit, keep):
     assert trimmed.num_frames == keep
     assert (trimmed is clip) == (have == keep)
     assert said == ([] if have == keep else [said[0]])
-    assert all(f"first {keep} of {have} frames" in text for text in said)
+    assert all(f"first {keep} of {have} frames: the video model" in text for text in said)
+
+
+def test_a_limit_is_not_blamed_on_the_model():
+    said = []
+    assert trim_frames(plain_clip(frames=13), 9, said.append).num_frames == 9
+    assert said == ["Using the first 9 of 13 frames."]
 
 
 def test_too_few_frames_to_generate():

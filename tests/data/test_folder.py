@@ -147,7 +147,28 @@ def no_poses(description):
         del view["world_from_camera"]
 
 
+def of_tracks(key, value):
+    def change(description):
+        description["tracks"][key] = value
+
+    return change
+
+
 BROKEN = {
+    "a number for a distortion": (put("distortion", 0.1, 0), "distortion of view 'view0'"),
+    "no pattern": (put("images", "", 0), "is not a pattern of file names"),
+    "half a pattern": (put("images", "**view0/*", 0), "is not a pattern of|no images of view"),
+    "tracks of words": (put("tracks", "none"), "tracks: expected an object, got str"),
+    "a number for ids": (of_tracks("ids", 5), "tracks.ids: expected a list of 1 names"),
+    "ids of another length": (of_tracks("ids", ["a", "b"]), "tracks.ids: expected a list of 1"),
+    "ragged valid": (of_tracks("valid", [[True], [True, False]]), "tracks.valid: expected 1x2"),
+    "no rotation": (
+        of_tracks("quat", [[[0, 0, 0, 0]] * 2]),
+        "tracks.quat: holds quaternions of length 0",
+    ),
+    "a number for a map": (put("map", 3), "expected 'map' to be a list, got int"),
+    "a list for a style": (put("style", ["rain"]), "expected 'style' to be an object of words"),
+    "two views of a name": (put("name", "view0", 1), "two views have the same name: view0, view0"),
     "no views": (drop("views"), "expected 'views' to be a list, got nothing"),
     "no K": (drop("K", 0), "K of view 'view0' is missing"),
     "K of another shape": (put("K", [[1, 2], [3, 4]], 0), "expected 3x3 numbers"),

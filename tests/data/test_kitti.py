@@ -183,6 +183,17 @@ def test_several_drives(tmp_path):
         load_kitti(str(tmp_path))
 
 
+def test_a_camera_matrix_of_another_shape(jwm_data, tmp_path):
+    source = jwm_data / "kitti_0926_seq64"
+    if not source.is_dir():
+        pytest.skip(f"no {source}")
+    arrays = dict(np.load(source / "cameras.npz"))
+    np.savez(tmp_path / "cameras.npz", **(arrays | {"K": np.eye(4)}))
+    (tmp_path / "image_02_jpg").mkdir()
+    with pytest.raises(DataError, match=r"cameras.npz: expected K of shape \[3, 3\], got \[4, 4\]"):
+        load_kitti(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

@@ -79,11 +79,18 @@ def test_boxes_hold_their_lidar_points(clip, folder):
     assert (inside[rich] >= 0.8 * expected[rich]).all()
 
 
+def test_a_box_of_no_class_is_something_else(clip, folder):
+    labels = np.load(folder / "sample.npz")["box_label"]
+    unknown = np.flatnonzero(labels == -1)
+    assert unknown.size == 1
+    assert CATEGORIES[clip.tracks.category[unknown[0]]] == "other"
+
+
 def test_boxes_fall_on_images(clip):
     assert sum(boxes_on_images(clip, 0)) >= 60
     names = {name.rsplit("-", 1)[0] for name in clip.tracks.ids}
     for name, category in zip(clip.tracks.ids, clip.tracks.category, strict=True):
-        assert CATEGORIES[category] == CATEGORY_OF[name.rsplit("-", 1)[0]]
+        assert CATEGORIES[category] == CATEGORY_OF.get(name.rsplit("-", 1)[0], "other")
     assert {"car", "pedestrian"} <= names
 
 
@@ -101,4 +108,14 @@ def test_missing_files(folder, tmp_path, missing):
     shutil.copytree(folder, copy, copy_function=shutil.copyfile)
     (copy / missing).unlink() if missing.endswith("npz") else shutil.rmtree(copy / missing)
     with pytest.raises(DataError, match=missing.split("/")[-1]):
+        load_nuscenes(str(copy))
+
+
+def test_a_box_of_an_unknown_class(folder, tmp_path):
+    copy = tmp_path / "sample"
+    shutil.copytree(folder, copy, copy_function=shutil.copyfile)
+    arrays = dict(np.load(folder / "sample.npz"))
+    arrays["box_label"] = arrays["box_label"] + 100
+    np.savez(copy / "sample.npz", **arrays)
+    with pytest.raises(DataError, match=r"expected box_label to hold \d+ indices of the \d+ class"):
         load_nuscenes(str(copy))
