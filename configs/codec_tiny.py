@@ -1,16 +1,13 @@
 """The `tiny` video codec: 4x temporal, 8x8 spatial, 32 channels, on the procedural streets.
 
-Trains on pictures of both rungs, on their layout frames, and (where `$JWM_DATA` has it) on one real
-drive.
-Make the data first (25 frames at 10 Hz, 96x160):
+Trains on pictures of both rungs, on their layout frames, and on one real drive in `$JWM_DATA`
+(`--set video=` does without). configs/README.md makes the streets (25 frames at 10 Hz, 96x160):
 
-    jwm data make --rung easy --clips 96 --views front --out data/streets_easy
-    jwm data make --rung full --first-seed 200000 --clips 120 --views front --out data/streets_full
     jwm train codec_tiny --devices 2 --out runs/codec_tiny
 
 Hardware: two CPU cores as two simulated devices, 27 minutes beside other work. The weights that
-ship with the package come from this config; their card has the scores, and `jwm evaluate codec`
-prints them.
+ship with the package come from this config on 96 easy and 120 full streets (the latter with seeds
+from 200,000 on); their card has the scores, and `jwm evaluate codec` prints them.
 """
 
 from jwm_jax.distributed.mesh import MeshConfig

@@ -125,7 +125,7 @@ def _dispatch(words: list[str]) -> int:
         print(_help(prefix=words[0]))
         return 0
     verb = VERBS[name]
-    module = _import_verb(name, verb)
+    module = importlib.import_module(f"jwm_jax.cli.{verb.module}")
     import tyro
 
     options = tyro.cli(
@@ -136,16 +136,6 @@ def _dispatch(words: list[str]) -> int:
     )
     _cache_compilations()
     return int(getattr(module, verb.function)(options) or 0)
-
-
-def _import_verb(name: str, verb: Verb):
-    full_name = f"jwm_jax.cli.{verb.module}"
-    try:
-        return importlib.import_module(full_name)
-    except ModuleNotFoundError as error:
-        if error.name != full_name:
-            raise
-        raise UsageError(f"this build has no verb {name!r}.") from None
 
 
 def _find_verb(words: list[str]) -> tuple[str | None, list[str]]:

@@ -33,7 +33,7 @@ class Options(Writing):
     The same command with the same --out continues a run that was stopped. Leaves with exit code 75
     when a signal stopped it after it was saved.
 
-    Example: jwm train codec-tiny --minutes 10 --devices 2 --out runs/codec
+    Example: jwm train worldrec_easy_tiny --dry-run
     """
 
     config: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME|FILE")] = ""

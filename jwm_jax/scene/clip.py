@@ -85,10 +85,6 @@ class Clip:
         ego_from_world = invert_transform(self.world_from_ego[t])
         return Rig(self.view_names, self.cameras, ego_from_world @ self.world_from_camera[t])
 
-    def device_times(self) -> np.ndarray:
-        """float32 [T, V] seconds since `start`."""
-        return (self.times - self.start).astype(np.float32)
-
     def select(
         self,
         frames: Sequence[int] | slice | None = None,

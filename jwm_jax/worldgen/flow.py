@@ -16,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jwm_jax.scene.pytree import Array
+
 SMALLEST_SIGMA = 1e-3
 
 
-def shift_sigma(u: Float[jax.Array, "*b"], shift: float) -> Float[jax.Array, "*b"]:
+def shift_sigma(u: Float[Array, "*b"], shift: float) -> Float[Array, "*b"]:
     """Warps uniform positions in [0, 1] towards noise (shift > 1)."""
     return shift * u / (1.0 + (shift - 1.0) * u)
 
@@ -33,7 +35,7 @@ def sigma_schedule(steps: int, shift: float) -> Float[np.ndarray, " sigmas"]:
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
     u = np.linspace(1.0, 0.0, steps + 1)
-    return (shift * u / (1.0 + (shift - 1.0) * u)).astype(np.float32)
+    return shift_sigma(u, shift).astype(np.float32)
 
 
 def add_noise(
@@ -53,15 +55,6 @@ def velocity_from_x0(
 ) -> Float[jax.Array, "*b f h w c"]:
     """The velocity at ``x`` that leads back to ``x0``."""
     return (x - x0) / jnp.maximum(spread(sigma, x), SMALLEST_SIGMA)
-
-
-def x0_from_velocity(
-    x: Float[jax.Array, "*b f h w c"],
-    velocity: Float[jax.Array, "*b f h w c"],
-    sigma: Float[jax.Array, "*s"],
-) -> Float[jax.Array, "*b f h w c"]:
-    """The clean latent that a velocity at ``x`` points from."""
-    return x - spread(sigma, x) * velocity
 
 
 def euler_step(
