@@ -5,7 +5,6 @@ there is something to write, so that a failed run leaves no empty folder behind.
 """
 
 import os
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,17 +76,16 @@ def claim(
 
 
 def _next_numbered(root: Path, verb: str) -> Path:
+    from jwm_jax.training.run_dir import numbered_dir
+
     root.mkdir(parents=True, exist_ok=True)
-    pattern = re.compile(rf"{re.escape(verb)}-(\d+)$")
-    taken = [int(m.group(1)) for p in root.iterdir() if (m := pattern.match(p.name))]
-    number = max(taken, default=0) + 1
     while True:
-        path = root / f"{verb}-{number:04d}"
+        path = numbered_dir(verb, root)
         try:
             path.mkdir()
             return path
         except FileExistsError:
-            number += 1
+            continue
 
 
 def left_out(things: int, most_things: int, overflow: int) -> list[str]:

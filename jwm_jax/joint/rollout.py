@@ -29,6 +29,7 @@ from jwm_jax.scene import (
     layout_frames,
 )
 from jwm_jax.worldgen import Conditions, WorldGen
+from jwm_jax.worldgen.conditions import known_style
 from jwm_jax.worldrec import WorldRec, measured_depth
 
 CHUNK = 4
@@ -166,7 +167,7 @@ class JointWorldModel:
             per_key_frame = self.rec.config.capacity(clip.num_views, *size)
             scene = with_room(scene, per_key_frame * (chunks // key_frame_every))
 
-        style = _known_style(self.gen, clip.style)
+        style = known_style(self.gen.config, clip.style)
         here = rig.cameras_at(clip.world_from_ego[-1:])
         layout = _layout(here, tracks, clip.map, clip.times[-1:, 0])
         session = self.gen.start(
@@ -287,12 +288,6 @@ def _prior(scene: Scene, cameras: tuple[Camera, ...], times) -> tuple[np.ndarray
     drawn = [render_prior(scene, camera, when) for camera in cameras]
     left_out = sum(int(p.overflow.sum()) for p in drawn)
     return np.stack([p.rgb for p in drawn]), np.stack([p.alpha for p in drawn]), left_out
-
-
-def _known_style(gen: WorldGen, style: Mapping[str, str] | None) -> dict[str, str] | None:
-    """The style properties for which the generator has a vocabulary."""
-    names = {name for name, _ in gen.config.styles}
-    return {k: v for k, v in (style or {}).items() if k in names} or None
 
 
 def _bytes(pictures: np.ndarray) -> np.ndarray:

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -36,6 +35,7 @@ from jwm_jax.worldgen.conditions import (
     LatentConditions,
     camera_rays,
     fill_holes,
+    known_style,
     pool_mask,
     style_codes,
 )
@@ -356,7 +356,7 @@ def encode_clip(
             **_layouts(None if layout is None else layout[:, :, :, turn], source, codec),
             "ego_motion": _grouped(motion * signs),
             "ego_valid": np.float32(1.0),
-            "style": style_codes(config, _known(clip.style, config)),
+            "style": style_codes(config, known_style(config, clip.style)),
             "rays": rays[:, :, turn] * (MIRROR if mirrored else np.float32(1.0)),
         }
 
@@ -447,8 +447,3 @@ def _grouped(motion: Float[np.ndarray, "steps 4"]) -> Float[np.ndarray, "f 4 4"]
     """Sub-steps of every latent frame; the first latent frame has none."""
     groups = motion.reshape(-1, 4, 4).astype(np.float32)
     return np.concatenate([np.zeros_like(groups[:1]), groups])
-
-
-def _known(style: Any, config: WorldGenConfig) -> dict[str, str] | None:
-    names = [name for name, _ in config.styles]
-    return None if style is None else {k: v for k, v in style.items() if k in names}

@@ -151,6 +151,12 @@ def unconditional(conditions: LatentConditions) -> LatentConditions:
     return replace(conditions, style=jnp.zeros_like(conditions.style))
 
 
+def known_style(config: WorldGenConfig, style: Mapping[str, str] | None) -> dict[str, str] | None:
+    """The properties of a style for which a generator has a vocabulary; None if there are none."""
+    names = {name for name, _ in config.styles}
+    return {k: v for k, v in (style or {}).items() if k in names} or None
+
+
 def style_codes(config: WorldGenConfig, style: Mapping[str, str] | None) -> Int[np.ndarray, " n"]:
     """Codes of named style properties, 0 for what is not named or not in the vocabulary.
 
