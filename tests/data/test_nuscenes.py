@@ -84,6 +84,7 @@ def test_a_box_of_no_class_is_something_else(clip, folder):
     unknown = np.flatnonzero(labels == -1)
     assert unknown.size == 1
     assert CATEGORIES[clip.tracks.category[unknown[0]]] == "other"
+    assert clip.tracks.ids[unknown[0]] == f"other-{unknown[0]}"
 
 
 def test_boxes_fall_on_images(clip):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from jwm_jax.cli.demo_work import show_reconstruction
-from jwm_jax.data.streets import FIRST_TEST_SEED, make_clip
+from jwm_jax.data.streets import FIRST_TEST_SEED, make_clip, true_views
 from jwm_jax.evaluation.images import psnr
 from jwm_jax.evaluation.rollouts import evaluate_rollouts, streets_of
 from jwm_jax.evaluation.worldrec import evaluate_worldrec
 from jwm_jax.joint import JointWorldModel
+from jwm_jax.scene import Camera
 from jwm_jax.worldgen import WorldGen
 from jwm_jax.worldrec import WorldRec
 
@@ -36,9 +37,14 @@ def test_the_demo_looks_to_the_side_it_says(world, start):
     seen = show_reconstruction(world.rec, start, 0, start.name)
     assert seen.held_out.tolist() == [False, True, True, True, False]
     assert seen.psnr.min() > 24.0
+    path = start.camera_path(0)
     for left, video in seen.shifted.items():
-        here, there = (seen.shifted_truth[side] for side in (left, -left))
-        assert psnr(video, here) > psnr(video, there) + 4.0
+        beside = np.array(path.world_from_camera)
+        beside[:, :3, 3] += left * start.world_from_ego[:, :3, 1]
+        cameras = [Camera(start.cameras[0], pose) for pose in beside]
+        here = true_views(start.name, cameras, start.times[:, 0] - start.start).rgb
+        np.testing.assert_allclose(seen.shifted_truth[left], here / np.float32(255), atol=1e-6)
+        assert psnr(video, seen.shifted_truth[left]) > psnr(video, seen.shifted_truth[-left]) + 4.0
     standing = np.abs(seen.frozen - seen.frozen[:1]).mean()
     assert standing < 0.5 * np.abs(seen.rendered - seen.rendered[:1]).mean()
 
