@@ -15,9 +15,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
     (
         "--xla_backend_optimization_level=0",
-        "--xla_cpu_use_fusion_emitters=false"
-        if version("jax").startswith("0.10.")
-        else "--xla_cpu_opt_preset=FAST_COMPILE",
+        "--xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else "",
         os.environ.get("XLA_FLAGS", ""),
     )
 )

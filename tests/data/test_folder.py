@@ -157,7 +157,6 @@ def of_tracks(key, value):
 BROKEN = {
     "a number for a distortion": (put("distortion", 0.1, 0), "distortion of view 'view0'"),
     "no pattern": (put("images", "", 0), "is not a pattern of file names"),
-    "half a pattern": (put("images", "**view0/*", 0), "is not a pattern of|no images of view"),
     "tracks of words": (put("tracks", "none"), "tracks: expected an object, got str"),
     "a number for ids": (of_tracks("ids", 5), "tracks.ids: expected a list of 1 names"),
     "ids of another length": (of_tracks("ids", ["a", "b"]), "tracks.ids: expected a list of 1"),

@@ -19,7 +19,7 @@ COEFFICIENTS = 16
 EXTRAS = {
     "plain": ({}, {"forward": 0, "gradient": 0}),
     "harmonics": ({"sh_degree": 3}, {"forward": 12 * COEFFICIENTS, "gradient": 24 * COEFFICIENTS}),
-    "unscented": ({"with_ut": True}, {"forward": 0, "gradient": 100}),
+    "unscented": ({"with_ut": True}, {"forward": 10, "gradient": 100}),
 }
 """Options, and the bytes that they add to a splat."""
 
@@ -32,6 +32,7 @@ EXTRAS = {
         ("gradient", "plain", True),
         ("forward", "harmonics", False),
         ("gradient", "harmonics", False),
+        ("forward", "unscented", False),
         ("gradient", "unscented", False),
     ],
 )
