@@ -343,7 +343,7 @@ class _ImageOptions(NamedTuple):
 def _rasterize(splats, colors, views, extras, *, screen_options, image_options, sharding):
     """What `rasterization` does with its arrays: one program also outside `jax.jit`.
 
-    Not inlined, since an inlined function is traced anew by each `jax.grad` outside `jax.jit`.
+    Not inlined: a `jax.grad` outside `jax.jit` would then run it operation by operation.
     """
     splats, colors, views, extras = _in_one_dtype(splats, colors, views, extras)
     n = splats["opacities"].shape[-1]
