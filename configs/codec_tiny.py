@@ -11,7 +11,7 @@ from 200,000 on); their card has the scores, and `jwm evaluate codec` prints the
 """
 
 from jwm_jax.distributed.mesh import MeshConfig
-from jwm_jax.training.codec import CodecExperiment
+from jwm_jax.paradigms.codec import CodecExperiment
 from jwm_jax.training.optimizer import OptimizerConfig
 
 

@@ -19,7 +19,7 @@ which.
 from dataclasses import replace
 
 from jwm_configs import worldgen_tiny
-from jwm_jax.training.joint import JointExperiment
+from jwm_jax.paradigms.joint import JointExperiment
 
 
 def config() -> JointExperiment:

@@ -11,9 +11,9 @@ find them there. A real drive without calibration is part of the data, as for th
 """
 
 from jwm_jax.distributed.mesh import MeshConfig
-from jwm_jax.training.latents import LatentSource
+from jwm_jax.paradigms.latents import LatentSource
+from jwm_jax.paradigms.pretrain import PretrainExperiment
 from jwm_jax.training.optimizer import OptimizerConfig
-from jwm_jax.training.pretrain import PretrainExperiment
 from jwm_jax.worldgen.config import SIZES
 
 

@@ -12,9 +12,9 @@ rolls held-out clips out on the model's own output with 4-step sampling of the t
 """
 
 from jwm_jax.distributed.mesh import MeshConfig
-from jwm_jax.training.latents import LatentSource
+from jwm_jax.paradigms.latents import LatentSource
+from jwm_jax.paradigms.teacher_forcing import TeacherForcingExperiment
 from jwm_jax.training.optimizer import OptimizerConfig
-from jwm_jax.training.teacher_forcing import TeacherForcingExperiment
 from jwm_jax.worldgen.config import SIZES
 
 

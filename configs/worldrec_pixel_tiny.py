@@ -12,7 +12,7 @@ The same backbone, depth head, Gaussians a picture, boxes, sky, data, loss and s
 from dataclasses import replace
 
 from jwm_configs import worldrec_easy_tiny
-from jwm_jax.training.worldrec import WorldRecExperiment
+from jwm_jax.paradigms.worldrec import WorldRecExperiment
 
 
 def config() -> WorldRecExperiment:

@@ -7,8 +7,8 @@ Hardware and time: about an hour on one CPU core.
 Command: jwm train worldrec_tiny --out runs/worldrec_tiny
 """
 
+from jwm_jax.paradigms.worldrec import WorldRecExperiment
 from jwm_jax.training.optimizer import OptimizerConfig
-from jwm_jax.training.worldrec import WorldRecExperiment
 
 
 def config() -> WorldRecExperiment:

@@ -119,7 +119,7 @@ def _worldgen(options: Options) -> dict:
     from jwm_jax.cli.progress import track
     from jwm_jax.evaluation.rollouts import PROTOCOL, evaluate_rollouts, streets_of
     from jwm_jax.joint import JointWorldModel
-    from jwm_jax.training.held_out import held_out_flow_loss
+    from jwm_jax.paradigms.held_out import held_out_flow_loss
     from jwm_jax.worldgen import WorldGen
     from jwm_jax.worldrec import WorldRec
 

@@ -1,1 +1,1 @@
-"""The shared loop, state and optimiser, and one file per training paradigm."""
+"""The training machine, which knows no model: configs, state, step, optimiser and loop."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jwm_jax.evaluation.rollouts as protocol
-import jwm_jax.training.held_out
+import jwm_jax.paradigms.held_out
 import jwm_jax.worldgen
 import jwm_jax.worldrec
 from jwm_jax.cli.main import main
@@ -78,7 +78,7 @@ def test_scores_and_pictures_are_kept_where_asked(monkeypatch, tmp_path, capsys)
     monkeypatch.setattr(jwm_jax.joint, "JointWorldModel", lambda rec, gen: a_world())
     monkeypatch.setattr(protocol, "streets_of", lambda rung, count: iter([grey_clip()] * count))
     loss = {"prior": {"flow loss": 0.5}}
-    monkeypatch.setattr(jwm_jax.training.held_out, "held_out_flow_loss", lambda *a: loss)
+    monkeypatch.setattr(jwm_jax.paradigms.held_out, "held_out_flow_loss", lambda *a: loss)
     words = ["evaluate", "worldgen", "--rung", "easy", "--count", "1", "--out", str(tmp_path / "o")]
     assert main(words) == 0
     text = capsys.readouterr().out

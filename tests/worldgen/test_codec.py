@@ -9,7 +9,7 @@ from jwm_jax.checkpoint.model_dir import save_model
 from jwm_jax.data.streets.clip import make_clip
 from jwm_jax.distributed.sharding import unbox, unnamed_leaves
 from jwm_jax.errors import DataError
-from jwm_jax.training.codec import clip_psnr
+from jwm_jax.paradigms.codec import clip_psnr
 from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.codec_network import CodecConfig, CodecNetwork
 

@@ -8,7 +8,7 @@ import pytest
 from jwm_jax.distributed.sharding import unbox
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.nn.conv import space_to_depth
-from jwm_jax.training.codec import (
+from jwm_jax.paradigms.codec import (
     CodecExperiment,
     CodecLoss,
     CodecTask,
@@ -16,7 +16,7 @@ from jwm_jax.training.codec import (
     fit_linear_base,
     with_latent_statistics,
 )
-from jwm_jax.training.codec_data import make_pool, sample_crops, sample_patches
+from jwm_jax.paradigms.codec_data import make_pool, sample_crops, sample_patches
 from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.codec_network import CodecConfig, frames_to_groups
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jwm_jax.paradigms.joint import first_instant_prior
+from jwm_jax.paradigms.latents import LatentSet, LatentSource, encode_clip, encode_prior
+from jwm_jax.paradigms.teacher_forcing import teacher_forcing_loss
+from jwm_jax.paradigms.worldgen_task import NoiseConfig
 from jwm_jax.scene import Clip
-from jwm_jax.training.joint import first_instant_prior
-from jwm_jax.training.latents import LatentSet, LatentSource, encode_clip, encode_prior
-from jwm_jax.training.teacher_forcing import teacher_forcing_loss
-from jwm_jax.training.worldgen_task import NoiseConfig
 from jwm_jax.worldgen import WorldGen
 from jwm_jax.worldgen.conditions import drop_conditions
 from jwm_jax.worldrec import WorldRec, measured_depth

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jwm_jax.errors import UsageError
+from jwm_jax.paradigms import joint
+from jwm_jax.paradigms.joint import JointExperiment
 from jwm_jax.scene import Clip, Intrinsics
-from jwm_jax.training import joint
-from jwm_jax.training.joint import JointExperiment
 from jwm_jax.worldrec import LidarDepth, WorldRec
 
 

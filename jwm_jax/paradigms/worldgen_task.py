@@ -13,14 +13,14 @@ from jaxtyping import Float
 
 from jwm_jax.checkpoint.model_dir import WEIGHTS
 from jwm_jax.errors import UsageError
-from jwm_jax.training.config import ExperimentConfig
-from jwm_jax.training.latents import (
+from jwm_jax.paradigms.latents import (
     LatentSet,
     LatentSource,
     Prior,
     open_latents,
     stack_windows,
 )
+from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.sampling import example_indices, step_rng
 from jwm_jax.training.task import Task, initial_weights
 from jwm_jax.worldgen.codec import VideoCodec

@@ -30,13 +30,13 @@ from jwm_jax.data.records import decode_clip
 from jwm_jax.data.tfds_clips import open_records
 from jwm_jax.data.video import read_video
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.scene.drawing import clip_layout
-from jwm_jax.training.codec_data import (
+from jwm_jax.paradigms.codec_data import (
     VideoPool,
     make_pool,
     sample_crops,
     sample_patches,
 )
+from jwm_jax.scene.drawing import clip_layout
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.task import Task
 from jwm_jax.worldgen.codec import VideoCodec

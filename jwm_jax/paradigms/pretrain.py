@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jwm_jax.training.worldgen_task import (
+from jwm_jax.paradigms.worldgen_task import (
     NoiseConfig,
     WorldGenExperiment,
     WorldGenTask,

@@ -14,15 +14,15 @@ import pytest
 from jwm_jax.data.records import decode_clip, encode_clip
 from jwm_jax.data.tfds_clips import open_records, write_dataset
 from jwm_jax.errors import DataError, UsageError
+from jwm_jax.paradigms import held_out
+from jwm_jax.paradigms.latents import LatentSource, fill_once, open_latents
+from jwm_jax.paradigms.pretrain import PretrainExperiment
+from jwm_jax.paradigms.teacher_forcing import TeacherForcingExperiment
 from jwm_jax.scene import Clip
 from jwm_jax.scene.cameras import Intrinsics
 from jwm_jax.scene.lane_map import LaneMap
-from jwm_jax.training import held_out
-from jwm_jax.training.latents import LatentSource, fill_once, open_latents
 from jwm_jax.training.loop import fit
 from jwm_jax.training.optimizer import OptimizerConfig
-from jwm_jax.training.pretrain import PretrainExperiment
-from jwm_jax.training.teacher_forcing import TeacherForcingExperiment
 from jwm_jax.worldgen import CodecConfig, VideoCodec, WorldGen, WorldGenConfig
 from jwm_jax.worldgen.codec_network import CodecNetwork
 from jwm_jax.worldgen.forward import init_params

@@ -16,11 +16,11 @@ import numpy as np
 
 from jwm_jax.errors import UsageError
 from jwm_jax.joint.prior import render_prior
-from jwm_jax.scene import Clip
-from jwm_jax.training.teacher_forcing import (
+from jwm_jax.paradigms.teacher_forcing import (
     TeacherForcingExperiment,
     TeacherForcingTask,
 )
+from jwm_jax.scene import Clip
 from jwm_jax.worldrec import DepthSource, WorldRec, measured_depth
 
 DEPTHS = ("network", "measured", "mixed")
