@@ -5,6 +5,7 @@ under a name that is litter, and renamed when it is complete. Whoever looks sees
 new one; where writing fails the old one is intact and nothing partial is left.
 """
 
+import itertools
 import os
 import secrets
 import shutil
@@ -191,6 +192,18 @@ def folder_kept_if_used(folder: Path) -> Iterator[Path]:
         remove_empty(made)
 
 
+def expand_user(path: str | os.PathLike[str]) -> Path:
+    """A path with `~` replaced.
+
+    Raises:
+        UsageError: There is no home folder to put there.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: there is no home folder ({error}); write it out.") from None
+
+
 def check_writable(folder: Path) -> None:
     """Find out, by doing it, whether a folder can be made and written to; nothing is left.
 
@@ -236,22 +249,35 @@ def numbered(name: str, number: int, root: Path) -> Path:
     return root / f"{name}-{number:04d}"
 
 
-def make_numbered(name: str, root: Path) -> Path:
-    """Make the next free folder `<root>/<name>-0001`, `-0002`, ...; no two callers get the same.
+@contextmanager
+def numbered_kept_if_used(name: str, root: Path) -> Iterator[Path]:
+    """The next free folder `<root>/<name>-0001`, `-0002`, ...; no two callers get the same.
+
+    It is removed again if the block leaves nothing in it.
 
     Raises:
         ResourceError: It cannot be made.
     """
     try:
-        for attempt in range(1000):
-            make_folder(root)
-            folder = numbered(name, max(numbers(name, root), default=0) + 1, root)
-            try:
-                folder.mkdir()
-                return folder
-            except (FileExistsError, FileNotFoundError):
-                if attempt == 999:
-                    raise
+        made = _make_numbered(name, root)
     except OSError as error:
         raise cannot_make(root, error) from error
-    raise AssertionError("unreachable")
+    try:
+        yield made[-1]
+    finally:
+        remove_empty(made)
+
+
+def _make_numbered(name: str, root: Path) -> list[Path]:
+    """The folders that were made, the numbered one last."""
+    made: list[Path] = []
+    for attempt in itertools.count(1):
+        made += make_folder(root)
+        folder = numbered(name, max(numbers(name, root), default=0) + 1, root)
+        try:
+            folder.mkdir()
+            break
+        except (FileExistsError, FileNotFoundError):
+            if attempt == 1000:
+                raise
+    return [*made, folder]

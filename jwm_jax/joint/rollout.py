@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jwm_jax.errors import DataError
+from jwm_jax.files import write_beside, write_whole
 from jwm_jax.joint.feedback import extend_scene, with_room
 from jwm_jax.joint.prior import render_prior
 from jwm_jax.scene import (
@@ -75,8 +76,9 @@ class Rollout:
         for name in ("prior", "prior_alpha", "layout"):
             if getattr(self, name) is not None:
                 arrays[name] = getattr(self, name)
-        np.savez_compressed(folder / "rollout.npz", **arrays)
-        (folder / "metrics.json").write_text(json.dumps(dict(self.metrics), indent=2) + "\n")
+        with write_beside(folder / "rollout.npz") as file:
+            np.savez_compressed(file, **arrays)
+        write_whole(folder / "metrics.json", json.dumps(dict(self.metrics), indent=2) + "\n")
         if self.scene is not None:
             self.scene.save(folder / "scene.npz")
             self.scene.save_ply(folder / "scene.ply")

@@ -7,7 +7,11 @@ The lock comes first: a folder that another trainer holds is neither cleared nor
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from jwm_jax.errors import UsageError
 from jwm_jax.files import (
@@ -15,6 +19,7 @@ from jwm_jax.files import (
     entries,
     make_folder,
     numbered,
+    numbered_kept_if_used,
     numbers,
     remove_empty,
     write_whole,
@@ -24,6 +29,43 @@ from jwm_jax.training.config import ExperimentConfig, drift, to_json
 
 CONTENTS = ("checkpoints", "model", "metrics.jsonl", "config.json")
 """In the order of deletion: while config.json is there, the folder is known as a run."""
+
+
+@contextmanager
+def new_dir(name: str, root: Path = Path("runs")) -> Iterator[Path]:
+    """The next free folder `runs/<name>-0001`, `-0002`, ..., the same one for every process.
+
+    It is removed again if the block leaves nothing in it.
+
+    Raises:
+        ResourceError: It cannot be made.
+        UsageError: Process 0 could not make it.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        with numbered_kept_if_used(name, root) as folder:
+            yield folder
+        return
+    from jax.experimental import multihost_utils
+
+    def agreed(number: int) -> int:
+        return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+    if jax.process_index():
+        number = agreed(0)
+        if not number:
+            raise UsageError("process 0 could not make a run folder; its message says why.")
+        yield numbered(name, number, root)
+        return
+    number = 0
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(numbered_kept_if_used(name, root))
+            number = int(folder.name.rpartition("-")[2])
+        finally:
+            agreed(number)
+        yield folder
 
 
 def newest_dir(name: str, root: Path = Path("runs")) -> Path:
