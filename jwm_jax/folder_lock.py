@@ -161,7 +161,11 @@ class FolderLock:
     def _write(self) -> Path:
         """Write the contents beside the lock, under a name that is litter."""
         temporary = self._path.with_name(f".{LOCK}-{self._entry['token']}.tmp")
-        temporary.write_text(json.dumps(self._entry), encoding="utf-8")
+        try:
+            temporary.write_text(json.dumps(self._entry), encoding="utf-8")
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         return temporary
 
     def _create(self) -> bool:

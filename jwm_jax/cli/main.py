@@ -12,7 +12,6 @@ import difflib
 import errno
 import importlib
 import io
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -83,8 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbose" in words
     _escape_what_the_terminal_lacks()
-    if not verbose:
-        _silence_libraries()
     try:
         return _dispatch(words)
     except KeyboardInterrupt:
@@ -180,11 +177,6 @@ def _escape_what_the_terminal_lacks():
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ESCAPE)
-
-
-def _silence_libraries():
-    """A failure is told once, in our words: what libraries log about it on the way is left out."""
-    logging.lastResort = None
 
 
 def _cache_compilations():
