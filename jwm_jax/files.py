@@ -205,26 +205,30 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Find out, by doing it, whether a folder can be made and written to; nothing is left.
+    """Find out, by doing the same beside it, whether a folder can be made and written to.
 
     Args:
         folder: Need not exist.
 
     Raises:
-        UsageError: It is a file, or below one.
+        UsageError: It is a file or a broken link, or below one.
         ResourceError: It cannot be made or written to.
     """
-    for above in (folder, *folder.parents):
-        if above.exists() and not above.is_dir():
-            below = "" if above == folder else f", so {folder} cannot be made in it"
-            raise UsageError(f"{above} is a file{below}; name a folder with --out.")
+    wanted = folder.absolute()
+    for above in (wanted, *wanted.parents):
+        if os.path.lexists(above) and not above.is_dir():
+            below = "" if above == wanted else f", so {folder} cannot be made"
+            raise UsageError(
+                f"{above} is a file or a broken link{below}; name a folder with --out."
+            )
+    there = next(path for path in (wanted, *wanted.parents) if path.is_dir())
+    probe = _beside(there / "x")
     try:
-        with folder_kept_if_used(folder):
-            probe = _beside(folder / "x")
-            probe.touch(exist_ok=False)
-            probe.unlink()
+        (probe / wanted.relative_to(there)).mkdir(parents=True)
     except OSError as error:
         raise cannot_make(folder, error) from error
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
 
 
 def cannot_make(folder: Path, error: OSError) -> ResourceError:

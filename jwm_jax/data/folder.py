@@ -14,7 +14,8 @@ from PIL import Image
 
 from jwm_jax.data.checks import require_rigid
 from jwm_jax.data.files import IMAGE_SUFFIXES, read_images, require_folder
-from jwm_jax.errors import DataError, UsageError
+from jwm_jax.errors import DataError
+from jwm_jax.files import folder_beside, write_whole
 from jwm_jax.scene.cameras import Intrinsics
 from jwm_jax.scene.clip import Clip
 from jwm_jax.scene.lane_map import LINE_KINDS, LaneMap
@@ -91,10 +92,13 @@ def save_folder_clip(clip: Clip, folder: str | os.PathLike, suffix: str = ".png"
     Raises:
         UsageError: The folder is not empty.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if next(folder.iterdir(), None) is not None:
-        raise UsageError(f"{folder} is not empty; name a new folder.")
+    with folder_beside(Path(folder)) as part:
+        _fill(part, clip, suffix)
+    return Path(folder)
+
+
+def _fill(folder: Path, clip: Clip, suffix: str) -> None:
+    """Write the files of a clip into an empty folder."""
     views = []
     rig = clip.rig()
     for v, name in enumerate(clip.view_names):
@@ -135,8 +139,7 @@ def save_folder_clip(clip: Clip, folder: str | os.PathLike, suffix: str = ".png"
     if clip.map is not None:
         lines = zip(clip.map.kinds, clip.map.polylines, strict=True)
         description["map"] = [{"kind": k, "points": np.asarray(p).tolist()} for k, p in lines]
-    (folder / "cameras.json").write_text(json.dumps(description, indent=1))
-    return folder
+    write_whole(folder / "cameras.json", json.dumps(description, indent=1))
 
 
 def _describe_tracks(tracks: Tracks) -> dict:
