@@ -162,8 +162,8 @@ def make_folder(folder: Path) -> list[Path]:
                 folder.mkdir()
                 made.append(folder)
             return made
-        except FileExistsError:
-            if not folder.is_dir():
+        except FileExistsError:  # by another's hand, who may have removed it again by now
+            if attempt == 99 or folder.is_symlink() or folder.is_file():
                 raise
         except FileNotFoundError:
             if attempt == 99:
@@ -216,12 +216,12 @@ def check_writable(folder: Path) -> None:
     """
     wanted = folder.absolute()
     for above in (wanted, *wanted.parents):
-        if os.path.lexists(above) and not above.is_dir():
+        if os.path.lexists(above) and not os.path.isdir(above):
             below = "" if above == wanted else f", so {folder} cannot be made"
             raise UsageError(
                 f"{above} is a file or a broken link{below}; name a folder with --out."
             )
-    there = next(path for path in (wanted, *wanted.parents) if path.is_dir())
+    there = next(path for path in (wanted, *wanted.parents) if os.path.isdir(path))
     probe = _beside(there / "x")
     try:
         (probe / wanted.relative_to(there)).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The computing backend that was asked for and is not there."""
+"""Computing backends that were asked for and are not there."""
 
 import os
 import sys
@@ -27,3 +27,16 @@ def missing_backend() -> str | None:
             f"lacks{reason}; unset the variable, or install what it names."
         )
     return None
+
+
+def left_out_backends() -> list[str]:
+    """Names in JAX_PLATFORMS that JAX passed over because it found another one."""
+    import jax
+
+    missing = []
+    for name in filter(None, os.environ.get("JAX_PLATFORMS", "").split(",")):
+        try:
+            jax.devices(name)
+        except RuntimeError:
+            missing.append(name)
+    return missing

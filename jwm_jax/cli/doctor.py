@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from jwm_jax.cli.backend import missing_backend
+from jwm_jax.cli.backend import left_out_backends, missing_backend
 from jwm_jax.cli.options import Common
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
@@ -46,6 +46,8 @@ def run(options: Options) -> int:
         devices = jax.devices()
         kinds = sorted({d.device_kind for d in devices})
         print(f"devices: {len(devices)} x {', '.join(kinds)} ({jax.default_backend()})")
+        for name in left_out_backends():
+            print(f"  JAX_PLATFORMS also names {name}, which is not here")
     else:
         print(f"devices: none; {lacking}")
     print(f"cores: {os.cpu_count()}; memory: {_memory()}")

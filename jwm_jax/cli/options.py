@@ -12,7 +12,7 @@ ClipSpec = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CLIP")]
 """A drive named on the command line, FORMAT:WHERE."""
 
 
-def check_numbers(least: int, **flags: float | None) -> None:
+def check_numbers(least: int, **flags: int | float | None) -> None:
     """Refuse flags below a number, before any work.
 
     Args:

@@ -16,6 +16,7 @@ import numpy as np
 from jwm_jax.errors import UsageError
 from jwm_jax.files import (
     cannot_make,
+    check_writable,
     entries,
     make_folder,
     numbered,
@@ -119,6 +120,7 @@ class RunFolder:
         if resume and overwrite:
             raise UsageError("--resume and --overwrite exclude each other; choose one.")
         self.path, settings = out, (config, resume, overwrite)
+        check_writable(out)
         _examine(out, *settings)  # refuse before anything is written, even the lock
         try:
             self._made = make_folder(out)
@@ -165,8 +167,6 @@ class RunFolder:
 
 def _examine(out: Path, config: ExperimentConfig, resume: bool, overwrite: bool) -> bool:
     """Whether the folder holds a run to continue; refuse what must not be touched."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; give a folder.")
     saved = out / "config.json"
     occupied = any(path.name != LOCK for path in entries(out))
     if occupied and not saved.is_file():
