@@ -29,6 +29,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "queries": ("context",),
     "views": (),
     "frames": (),
+    # optimiser
+    "matrices": ("data", "fsdp", "context", "tensor"),
 }
 
 

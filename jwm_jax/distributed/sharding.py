@@ -153,6 +153,18 @@ def put_batch(local: Any, mesh: Mesh, batch_size: int) -> Any:
     return jax.tree_util.tree_map_with_path(put, local)
 
 
+def automatic_axes() -> dict[str, int]:
+    """Axes and sizes of the mesh set with `jax.set_mesh` that no `shard_map` has made manual."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return {}
+    return {
+        axis: size
+        for axis, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
+        if kind == AxisType.Auto
+    }
+
+
 def constrain(x: Any, names: Sequence[str | None]) -> Any:
     """Ask for the layout of an activation by logical names; does nothing outside a mesh.
 
@@ -165,14 +177,9 @@ def constrain(x: Any, names: Sequence[str | None]) -> Any:
     Returns:
         `x`, with a sharding constraint when a mesh is set with `jax.set_mesh`.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    automatic = automatic_axes()
+    if not automatic:
         return x
-    automatic = {
-        axis: size
-        for axis, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
-        if kind == AxisType.Auto
-    }
     spec = spec_for(names, x.shape, automatic)
     if all(entry is None for entry in spec):
         return x

@@ -92,7 +92,8 @@ def layout(config: ExperimentConfig, task: Task, mesh: Mesh) -> Layout:
     trained = {name: net for name, net in nets.items() if not net.frozen}
     how = {name: treatments(boxed[name], net.trains) for name, net in trained.items()}
     states = {
-        name: jax.eval_shape(partial(net_state, net), boxed[name]) for name, net in trained.items()
+        name: jax.eval_shape(partial(net_state, net, how[name]), boxed[name])
+        for name, net in trained.items()
     }
     return Layout(
         nets=nets,
@@ -119,8 +120,8 @@ def fresh_state(config: ExperimentConfig, place: Layout) -> TrainState:
     states = {}
     for name, value in params.items():
         shardings = jax.tree.map(lambda x: x.sharding, place.states[name])
-        make = jax.jit(partial(net_state, place.nets[name]), out_shardings=shardings)
-        states[name] = make(value)
+        make = partial(net_state, place.nets[name], place.plan.how[name])
+        states[name] = jax.jit(make, out_shardings=shardings)(value)
     return TrainState(
         step=jax.device_put(np.int32(0), place.replicated), nets=states, key=_key(config, place)
     )
