@@ -5,6 +5,7 @@ the card says in prose what the model is and what it was trained on. Loading com
 shape with what the config asks for, because a wrong file must never load silently.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -220,6 +221,25 @@ def load_params(name_or_dir: str | os.PathLike[str], kind: str) -> dict[str, Any
         for name, value in flat.items()
     }
     return unflatten(wide)
+
+
+def weights_digest(name_or_dir: str | os.PathLike[str], kind: str) -> str:
+    """SHA-256 of a model's stored weights, as hexadecimal digits.
+
+    Args:
+        name_or_dir: Shipped size or folder.
+        kind: Kind that is expected.
+
+    Raises:
+        UsageError: When there is no such model.
+        DataError: When its weights cannot be read.
+    """
+    path = resolve_model(name_or_dir, kind) / "params.safetensors"
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}); copy the model again.") from error
 
 
 def read_header(folder: Path, kind: str) -> dict[str, Any]:

@@ -119,35 +119,35 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
 
 
 def put_batch(local: Any, mesh: Mesh, batch_size: int) -> Any:
-    """Make global arrays from the rows that this process loaded.
+    """Make global arrays from the rows that this process loaded for the updates of one step.
 
     Args:
-        local: Tree of numpy arrays; arrays with dimensions lead with the rows of
-            `local_rows(mesh, batch_size)`, scalars are replicated.
+        local: Tree of numpy arrays: [updates, rows of `local_rows(mesh, batch_size)`, ...], or
+            [updates] for scalars, which are replicated.
         mesh: The mesh.
-        batch_size: Rows of the global batch.
+        batch_size: Rows of the global batch of an update.
 
     Returns:
-        The tree of global `jax.Array`, batch split over data x fsdp.
+        The tree of global `jax.Array`, rows split over data x fsdp.
 
     Raises:
         ValueError: When an array does not have the rows of this process.
     """
     rows = local_rows(mesh, batch_size)
-    sharding = batch_sharding(mesh)
+    sharding = batch_sharding(mesh, axis=1)
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def put(path: Any, value: Any) -> jax.Array:
         value = np.asarray(value)
-        if value.ndim == 0:
-            return jax.make_array_from_process_local_data(replicated, value, ())
-        if value.shape[0] != rows.stop - rows.start:
+        if value.ndim == 1:
+            return jax.make_array_from_process_local_data(replicated, value, value.shape)
+        if value.shape[1] != rows.stop - rows.start:
             raise ValueError(
-                f"batch{jax.tree_util.keystr(path)} has {value.shape[0]} rows, but this process "
+                f"batch{jax.tree_util.keystr(path)} has {value.shape[1]} rows, but this process "
                 f"supplies rows {rows.start}:{rows.stop} of {batch_size}."
             )
         return jax.make_array_from_process_local_data(
-            sharding, value, (batch_size, *value.shape[1:])
+            sharding, value, (value.shape[0], batch_size, *value.shape[2:])
         )
 
     return jax.tree_util.tree_map_with_path(put, local)

@@ -38,6 +38,7 @@ from jwm_jax.paradigms.codec_data import (
 )
 from jwm_jax.scene.drawing import clip_layout
 from jwm_jax.training.config import ExperimentConfig
+from jwm_jax.training.nets import Net
 from jwm_jax.training.task import Task
 from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.codec_network import (
@@ -265,25 +266,31 @@ class CodecTask(Task):
         """The videos to train on."""
         return self.pools[0]
 
+    def nets(self) -> dict[str, Net]:
+        """The codec; its linear base is fitted before the first step and stays as it is."""
+        optimizer = self.config.optimizer
+        return {"model": Net(self.init, optimizer, fit=self.fit_base, trains=_is_convolution)}
+
     def init(self, key: Any) -> Any:
-        """Boxed parameters of `CodecNetwork` with a random base; `warm_start` fits the base."""
+        """Boxed parameters of `CodecNetwork` with a random base, which `fit_base` replaces."""
         blank = jnp.zeros((1, FRAMES_PER_LATENT, 2 * PIXELS_PER_LATENT, 2 * PIXELS_PER_LATENT, 3))
         return CodecNetwork(self.config.codec).init(key, blank)["params"]
 
-    def warm_start(self, params: Any) -> Any:
+    def fit_base(self, params: Any) -> Any:
         """The linear base, fitted on the training videos; everything else stays as initialised."""
         patches = sample_patches(self.training, self.config.base_groups, self.config.seed)
         return params | fit_linear_base(patches, self.config.codec.latent_channels)
 
-    def loss(self, params: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
-        """`codec_loss` of uint8 crops."""
+    def loss(self, params: Any, batch: Any, key: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
+        """`codec_loss` of uint8 crops, weighted by their number."""
         video = batch.astype(jnp.float32) / 255.0
-        return codec_loss(self.config.codec, self.config.loss, params, video, key)
+        mean, metrics = codec_loss(self.config.codec, self.config.loss, params, video, key)
+        return (mean * len(video), len(video)), metrics
 
-    def batches(self, start_step: int, rows: slice) -> Iterator[np.ndarray]:
+    def batches(self, start: int, rows: slice) -> Iterator[np.ndarray]:
         """uint8 crops [rows, T, H, W, 3]."""
         config = self.config
-        step = start_step
+        step = start
         while True:
             crops = sample_crops(
                 self.training,
@@ -325,6 +332,10 @@ class CodecTask(Task):
             "Latents have unit variance per channel on the training videos.\n\n"
             f"PSNR in dB on held-out clips (mean over clips):\n\n| | dB |\n|---|---|\n{table}\n"
         )
+
+
+def _is_convolution(name: str) -> bool:
+    return not name.startswith("base_")
 
 
 @partial(jax.jit, static_argnames="config")

@@ -21,8 +21,9 @@ from jwm_jax.paradigms.latents import (
     stack_windows,
 )
 from jwm_jax.training.config import ExperimentConfig
+from jwm_jax.training.nets import Net
 from jwm_jax.training.sampling import example_indices, step_rng
-from jwm_jax.training.task import Task, initial_weights
+from jwm_jax.training.task import Task
 from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.conditions import LatentConditions
 from jwm_jax.worldgen.config import SIZES, WorldGenConfig
@@ -113,25 +114,22 @@ class WorldGenTask(Task):
         """float32 on a CPU, bfloat16 elsewhere."""
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
+    def nets(self) -> dict[str, Net]:
+        """The generator, from ``init_from`` if it names any."""
+        config = self.config
+        source = {"source": config.init_from, "kind": "worldgen"}
+        return {"model": Net(self.init, config.optimizer, **source)}
+
     def init(self, key: Any) -> Any:
         """Boxed parameters of the network."""
         return init_params(self.config.model, key)
 
-    def warm_start(self, params: Any) -> Any:
-        """The weights of ``init_from``, every tensor of them.
-
-        Raises:
-            UsageError: there is no such model.
-            DataError: it is of another size.
-        """
-        return initial_weights(self.config.init_from, "worldgen", params)
-
-    def batches(self, start_step: int, rows: slice) -> Iterator[Any]:
+    def batches(self, start: int, rows: slice) -> Iterator[Any]:
         """Windows of examples: a pure function of (seed, step)."""
         examples = np.flatnonzero(~np.asarray(self.data.held_out))
         if not len(examples):
             raise UsageError("source.held_out leaves no example to train on; make it smaller.")
-        config, step = self.config, start_step
+        config, step = self.config, start
         while True:
             chosen = example_indices(config.seed, step, len(examples), config.batch_size)
             yield stack_windows(
@@ -173,10 +171,11 @@ class WorldGenTask(Task):
 
         return jax.jit(run)
 
-    def loss(self, params: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
-        """The flow loss with this experiment's dropout and history noise."""
-        config = self.config
-        return self.flow_loss(params, batch, key, config.dropout, config.noise.history)
+    def loss(self, params: Any, batch: Any, key: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
+        """The flow loss with this experiment's dropout and history noise, and the windows."""
+        config, windows = self.config, batch[0].shape[0]
+        mean, metrics = self.flow_loss(params, batch, key, config.dropout, config.noise.history)
+        return (mean * windows, windows), metrics
 
     def flow_loss(
         self, params: Any, batch: Any, key: Any, dropout: Mapping[str, float], history: float

@@ -29,8 +29,9 @@ from jwm_jax.errors import DataError, UsageError
 from jwm_jax.scene import Camera, Clip, Intrinsics, Scene, Tracks
 from jwm_jax.scene.pytree import Array, pytree_dataclass
 from jwm_jax.training.config import ExperimentConfig
+from jwm_jax.training.nets import Net
 from jwm_jax.training.sampling import example_indices, step_rng
-from jwm_jax.training.task import Task, initial_weights
+from jwm_jax.training.task import Task
 from jwm_jax.worldrec import LidarDepth, WorldRec, WorldRecConfig, WorldRecNetwork
 from jwm_jax.worldrec.depth import lidar_depth
 from jwm_jax.worldrec.losses import LossWeights, depth_loss, picture_loss, sky_loss
@@ -138,11 +139,25 @@ class WorldRecTask(Task):
         self.config = config
         self._records: list[tuple[Any, int]] | None = None
 
+    def nets(self) -> dict[str, Net]:
+        """WorldRec, from `config.init_from` if it names any."""
+        config = self.config
+        source = {"source": config.init_from, "kind": "worldrec"}
+        return {"model": Net(self.init, config.optimizer, **source)}
+
     def init(self, key: jax.Array) -> Any:
         """Boxed parameters."""
         return boxed_params(self.config.model, key)
 
-    def loss(self, params: Any, batch: Batch, key: jax.Array) -> tuple[Any, dict[str, Any]]:
+    def loss(
+        self, params: Any, batch: Batch, key: jax.Array
+    ) -> tuple[tuple[Any, Any], dict[str, Any]]:
+        """Loss summed over the batch's scenes, and their number."""
+        scenes = batch.images.shape[0]
+        mean, metrics = self.mean_loss(params, batch)
+        return (mean * scenes, scenes), metrics
+
+    def mean_loss(self, params: Any, batch: Batch) -> tuple[Any, dict[str, Any]]:
         """Mean loss over the batch's scenes, on each device over its own rows."""
         local = partial(batch_loss, self.config.model, self.config.loss, self.config.sampling.slots)
         mesh = jax.sharding.get_abstract_mesh()
@@ -164,7 +179,7 @@ class WorldRecTask(Task):
         )(params, batch)
         return jax.tree.map(lambda x: x.mean(0), losses)
 
-    def batches(self, start_step: int, rows: slice) -> Iterator[Batch]:
+    def batches(self, start: int, rows: slice) -> Iterator[Batch]:
         """Examples drawn from (seed, step, row) alone."""
         config, records = self.config, self._open()
 
@@ -174,11 +189,7 @@ class WorldRecTask(Task):
             rng = step_rng(config.seed, step, row)
             return make_example(config.model, config.sampling, source[place], rng)
 
-        return batches_of(example, start_step, range(config.batch_size)[rows])
-
-    def warm_start(self, params: Any) -> Any:
-        """The weights of `config.init_from`, if it names any."""
-        return initial_weights(self.config.init_from, "worldrec", params)
+        return batches_of(example, start, range(config.batch_size)[rows])
 
     def evaluate(self, params: Any) -> dict[str, float]:
         """Loss, PSNR and SSIM on held-out clips, context and targets drawn as in training."""

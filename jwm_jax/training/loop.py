@@ -22,21 +22,27 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jwm_jax.checkpoint.manager import CheckpointManager
-from jwm_jax.checkpoint.model_dir import flatten, unflatten
 from jwm_jax.distributed.mesh import make_mesh
-from jwm_jax.distributed.sharding import gather_to_host, init_sharded, local_rows, put_batch, unbox
+from jwm_jax.distributed.sharding import gather_to_host, local_rows, put_batch
 from jwm_jax.errors import JwmError, UsageError
 from jwm_jax.training.config import ExperimentConfig, config_hash
 from jwm_jax.training.metrics import MetricsWriter, RunningMean
-from jwm_jax.training.optimizer import treatments
 from jwm_jax.training.progress import Progress, duration
 from jwm_jax.training.run_dir import RunLock, clear, prepare
-from jwm_jax.training.sampling import Prefetch
-from jwm_jax.training.state import TrainState, create_state
-from jwm_jax.training.step import train_step
+from jwm_jax.training.sampling import Prefetch, stacked
+from jwm_jax.training.start import (
+    counters,
+    fresh_state,
+    frozen_digests,
+    frozen_params,
+    items,
+    layout,
+    restored_state,
+)
+from jwm_jax.training.state import TrainState
 from jwm_jax.training.task import Task
 
 EXIT_PREEMPTED = 75
@@ -116,85 +122,6 @@ def _primary_first(action: Callable[[], Any]) -> Any:
     return result
 
 
-def init_state(
-    config: ExperimentConfig, task: Task, mesh: Mesh
-) -> tuple[TrainState, TrainState, Any]:
-    """State at step 0, born with its shardings.
-
-    Args:
-        config: The experiment.
-        task: Has the parameters' init.
-        mesh: The mesh.
-
-    Returns:
-        The state, its tree of shardings, and how each parameter is updated.
-    """
-    key = jax.random.key(config.seed)
-    how = treatments(jax.eval_shape(task.init, key), task.trains)
-
-    def init(key: Any) -> TrainState:
-        return create_state(task.init(key), config.optimizer, key)
-
-    state, shardings = init_sharded(init, key, mesh)
-    return state, shardings, how
-
-
-def abstract_state(config: ExperimentConfig, task: Task) -> TrainState:
-    """Shapes and dtypes of the state, without computing anything."""
-    return jax.eval_shape(
-        lambda key: unbox(create_state(task.init(key), config.optimizer, key)),
-        jax.random.key(config.seed),
-    )
-
-
-def _items(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params, "ema": state.ema, "opt": state.opt_state}
-
-
-def _restored(state: TrainState, items: dict[str, Any], data: dict[str, Any]) -> TrainState:
-    def like(old: Any, value: int) -> Any:
-        return jax.device_put(np.int32(value), old.sharding)
-
-    return TrainState(
-        step=like(state.step, data["step"]),
-        params=items["params"],
-        opt_state=items["opt"],
-        ema=items["ema"],
-        skipped=like(state.skipped, data["skipped"]),
-        skipped_total=like(state.skipped_total, data["skipped_total"]),
-        key=state.key,
-    )
-
-
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
-
-
-def _warm_started(config: ExperimentConfig, task: Task, state: TrainState) -> TrainState:
-    shapes = abstract_state(config, task).params
-    source = task.warm_start(shapes)
-    if source is None:
-        return state
-    given, params = flatten(source), flatten(state.params)
-    for name, old in params.items():
-        new = given[name]
-        if not isinstance(new, jax.ShapeDtypeStruct):
-            params[name] = jax.make_array_from_callback(
-                old.shape, old.sharding, lambda i, new=new, old=old: np.asarray(new, old.dtype)[i]
-            )
-    params = unflatten(params)
-    average = (
-        None if state.ema is None else jax.jit(lambda p: jax.tree.map(lambda x: x + 0, p))(params)
-    )
-    return TrainState(
-        **{
-            **{f: getattr(state, f) for f in state.__dataclass_fields__},
-            "params": params,
-            "ema": average,
-        }
-    )
-
-
 class _Run:
     """One invocation of `fit`: the parts that steps, logging and saving share."""
 
@@ -214,6 +141,7 @@ class _Run:
         self.saved_at = time.monotonic()
         self.seconds = 0.0
         self.step = 0
+        self.evaluated: tuple[int, dict[str, float]] = (-1, {})
 
     def say(self, message: str) -> None:
         if self.progress is not None:
@@ -224,41 +152,49 @@ class _Run:
     def start(self, lock: RunLock | None) -> None:
         """Make or restore the state."""
         self.lock = lock
-        state, self.shardings, how = init_state(self.config, self.task, self.mesh)
-        num_bytes = sum(x.nbytes for x in jax.tree.leaves(_items(state)))
-        count = sum(x.size for x in jax.tree.leaves(state.params))
-        axes = ", ".join(f"{name} {size}" for name, size in self.mesh.shape.items() if size > 1)
-        self.say(
-            f"{self.config.name}: {count:,} parameters, batch {self.config.batch_size}, "
-            f"{self.mesh.size} device(s){f' ({axes})' if axes else ''}, writing to {self.out}"
-        )
+        place = layout(self.config, self.task, self.mesh)
+        self.per_step = self.task.schedule.batches(place.plan.phases)
+        self.say(self._headline(place))
         newest, rejected = self.checkpoints.newest_verified()
         for reason in rejected:
             self.say(f"checkpoint set aside: {reason}")
         if newest is None:
-            self.checkpoints.check_space(num_bytes)
-            self.state, self.step = _warm_started(self.config, self.task, state), 0
+            abstract = jax.tree.leaves(items(place.abstract_state()))
+            self.checkpoints.check_space(sum(x.size * x.dtype.itemsize for x in abstract))
+            self.state, self.step = fresh_state(self.config, place), 0
         else:
             data = self.checkpoints.read_data(newest)
-            items = self.checkpoints.restore(newest, _abstract(_items(state)))
-            self.state, self.step = _restored(state, items, data), data["step"]
+            trees = self.checkpoints.restore(newest, items(place.abstract_state()))
+            self.state = restored_state(self.config, place, trees, data)
+            self.step = data["step"]
             self.means = RunningMean(data["means"])
             self.seconds = data["seconds"]
             self.say(f"resumed at step {self.step} of {self.config.steps}")
         self.writer = MetricsWriter(self.out / "metrics.jsonl", self.step, self.primary)
-        constants = self.task.constants()
-        replicated = NamedSharding(self.mesh, PartitionSpec())
-        self.constants = None if constants is None else jax.device_put(constants, replicated)
+        self.frozen = frozen_params(self.config, place)
+        self.digests = frozen_digests(place.nets)
         self.jitted = jax.jit(
-            partial(train_step, self.config, self.task, how),
-            out_shardings=(self.shardings, replicated),
+            partial(self.task.schedule, place.plan),
+            out_shardings=(place.state_shardings(), place.replicated),
             donate_argnums=0,
+        )
+
+    def _headline(self, place: Any) -> str:
+        parts = []
+        for name, net in place.nets.items():
+            count = sum(x.size for x in jax.tree.leaves(place.params[name]))
+            label = f"{name}{' (frozen)' if net.frozen else ''} " if len(place.nets) > 1 else ""
+            parts.append(f"{label}{count:,} parameters")
+        axes = ", ".join(f"{name} {size}" for name, size in self.mesh.shape.items() if size > 1)
+        return (
+            f"{self.config.name}: {', '.join(parts)}, batch {self.config.batch_size}, "
+            f"{self.mesh.size} device(s){f' ({axes})' if axes else ''}, writing to {self.out}"
         )
 
     def advance(self, batch: Any) -> None:
         """Dispatch one step and read the metrics of the one before, which is done by then."""
         batch = put_batch(batch, self.mesh, self.config.batch_size)
-        self.state, metrics = self.jitted(self.state, batch, self.constants)
+        self.state, metrics = self.jitted(self.state, self.frozen, batch)
         self.step += 1
         self.drain()
         self.pending = metrics
@@ -269,8 +205,9 @@ class _Run:
             return
         values = {name: float(x) for name, x in jax.device_get(self.pending).items()}
         self.pending = None
-        skipped = values.pop("skipped")
-        values = {"loss": values.pop("loss"), **values}
+        in_a_row = [values.pop(name) for name in list(values) if name.endswith("skipped")]
+        skipped = max(x for x in in_a_row if x == x)
+        values = {name: values.pop(name) for name in list(values) if name.endswith("loss")} | values
         self.means.add(values)
         if skipped >= self.config.max_skipped:
             self.writer.write(self.step, "abort", {"skipped_in_a_row": int(skipped)})
@@ -284,7 +221,7 @@ class _Run:
         self.drain()
         self.last_metrics = self.means.take()
         values: dict[str, Any] = {**self.last_metrics}
-        total = int(jax.device_get(self.state.skipped_total))
+        total = self.skipped_total()
         if total:
             values["skipped_total"] = total
         rate = {"steps_per_s": round(self.progress.rate, 4)}
@@ -293,10 +230,20 @@ class _Run:
         if self.lock is not None:
             self.lock.touch()
 
+    def skipped_total(self) -> int:
+        """Updates skipped in the whole run: those that were due less those that were done."""
+        schedule, phases = self.task.schedule, self.task.phases()
+        return sum(
+            schedule.updates(phases, name, self.step) - clock["updates"]
+            for name, clock in counters(self.state).items()
+        )
+
     def evaluate(self) -> dict[str, float]:
         self.drain()
         self.progress.pause()
-        values = {k: float(v) for k, v in self.task.evaluate(self.state.averaged).items()}
+        averaged = self.state.nets[self.task.product].averaged
+        values = {name: float(value) for name, value in self.task.evaluate(averaged).items()}
+        self.evaluated = (self.step, values)
         if values:
             self.writer.write(self.step, "evaluation", values)
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -308,12 +255,12 @@ class _Run:
         self.progress.pause()
         data = {
             "step": self.step,
-            "skipped": int(jax.device_get(self.state.skipped)),
-            "skipped_total": int(jax.device_get(self.state.skipped_total)),
+            "nets": counters(self.state),
+            "frozen": self.digests,
             "means": self.means.state,
             "seconds": self.total_seconds(),
         }
-        self.checkpoints.save(self.step, _items(self.state), data)
+        self.checkpoints.save(self.step, items(self.state), data)
         if wait:
             self.checkpoints.wait()
         self.saved_at = time.monotonic()
@@ -337,7 +284,8 @@ class _Run:
         self.began = self.saved_at = time.monotonic()
         self.progress = Progress(self.step, config.steps, config.max_minutes, self.loud)
         rows = local_rows(self.mesh, config.batch_size)
-        batches = Prefetch(self.task.batches(self.step, rows))
+        first = self.step * self.per_step
+        batches = Prefetch(stacked(self.task.batches(first, rows), self.per_step))
         agree_every = 1 if jax.process_count() == 1 else min(config.log_every, 10)
         try:
             while self.step < config.steps:
@@ -378,9 +326,9 @@ class _Run:
             self.last_metrics = RunningMean(self.means.state).take()
         evaluation: dict[str, float] = {}
         if status != "preempted":
-            if not self.config.eval_every or self.step % self.config.eval_every:
-                evaluation = self.evaluate()
-            host = gather_to_host(self.state.averaged)
+            at, values = self.evaluated
+            evaluation = values if at == self.step else self.evaluate()
+            host = gather_to_host(self.state.nets[self.task.product].averaged)
             if self.primary:
                 self.task.save(host, self.out / "model")
         spent = self.total_seconds()

@@ -5,9 +5,9 @@
     p   <- p - lr(step) (m^ / (sqrt(v^) + eps) + decay p)       decay only on matrices and kernels
     ema <- ema + (1 - d(step)) (p - ema),    d(step) = min(ema_decay, (1 + step) / (10 + step))
 
-The learning rate is a function of the training step, not of a counter inside the optimiser, so a
-skipped step moves neither the moments nor the bias correction. AdamW: Loshchilov and Hutter,
-arXiv 1711.05101.
+The learning rate is a function of the network's own count of updates (`step`), so a skipped update
+moves neither the schedule nor the moments. Without a first moment (b1 = 0) none is stored. AdamW:
+Loshchilov and Hutter, arXiv 1711.05101.
 """
 
 from collections.abc import Callable
@@ -32,11 +32,12 @@ class OptimizerConfig:
         warmup_steps: Steps of linear warm-up.
         final_fraction: Learning rate at the last step as a share of the peak; 1 keeps it constant.
         weight_decay: Decoupled decay of kernels; vectors and scalars are never decayed.
-        b1: Decay of the first moment.
+        b1: Decay of the first moment; with 0 none is kept.
         b2: Decay of the second moment.
         eps: Added to the root of the second moment.
         clip: Largest global norm of the gradient; 0 switches clipping off.
         ema_decay: Decay of the weight average; 0 switches the average off.
+        ema_start: Updates before which the average is the parameters themselves.
         muon: Orthogonalise the updates of the kernels of convolutions and blocks, see `muon`.
     """
 
@@ -49,6 +50,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     clip: float = 1.0
     ema_decay: float = 0.999
+    ema_start: int = 0
     muon: bool = False
 
     def __post_init__(self) -> None:
@@ -56,6 +58,8 @@ class OptimizerConfig:
             raise UsageError(f"optimizer.learning_rate must be positive, got {self.learning_rate}.")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"optimizer.ema_decay must be in [0, 1), got {self.ema_decay}.")
+        if self.muon and not self.b1:
+            raise UsageError("optimizer.muon needs a first moment: set optimizer.b1 above 0.")
         if self.warmup_steps < 0 or self.clip < 0:
             raise UsageError("optimizer.warmup_steps and optimizer.clip must not be negative.")
 
@@ -117,8 +121,15 @@ def treatments(boxed: Any, trains: Callable[[str], bool] = lambda name: True) ->
 
 def _chain(config: OptimizerConfig) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    scale = scale_by_muon_and_adam if config.muon else optax.scale_by_adam
-    return optax.chain(clip, scale(b1=config.b1, b2=config.b2, eps=config.eps))
+    if config.muon:
+        scale = scale_by_muon_and_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    elif config.b1:
+        scale = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    else:
+        scale = optax.scale_by_rms(
+            decay=config.b2, eps=config.eps, eps_in_sqrt=False, bias_correction=True
+        )
+    return optax.chain(clip, scale)
 
 
 def init_optimizer(config: OptimizerConfig, params: Any) -> Any:
@@ -161,7 +172,7 @@ def update_ema(config: OptimizerConfig, ema: Any, params: Any, step: Any) -> Any
         config: Settings.
         ema: Average so far, or None when it is off.
         params: New parameters.
-        step: Step index from 0, a scalar.
+        step: Updates before this one, a scalar.
 
     Returns:
         The new average, or None.
@@ -170,4 +181,6 @@ def update_ema(config: OptimizerConfig, ema: Any, params: Any, step: Any) -> Any
         return None
     step = jnp.asarray(step, jnp.float32)
     decay = jnp.minimum(config.ema_decay, (1 + step) / (10 + step))
+    if config.ema_start:
+        decay = jnp.where(step < config.ema_start, 0.0, decay)
     return jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)

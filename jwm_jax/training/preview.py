@@ -6,9 +6,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jwm_jax.distributed.sharding import is_box, tree_shardings, unnamed_leaves
+from jwm_jax.distributed.sharding import is_box, unnamed_leaves
 from jwm_jax.training.config import ExperimentConfig
-from jwm_jax.training.state import create_state
+from jwm_jax.training.start import Layout, layout
 from jwm_jax.training.task import Task
 
 
@@ -28,21 +28,37 @@ def preview(config: ExperimentConfig, task: Task, mesh: Mesh) -> list[str]:
         Lines to print: one per parameter (name, shape, logical axes, partition spec, bytes on a
         device), then totals.
     """
-    key = jax.random.key(config.seed)
-    boxed = jax.eval_shape(lambda k: create_state(task.init(k), config.optimizer, k), key)
+    place = layout(config, task, mesh)
+    lines = []
+    for name, net in place.nets.items():
+        lines += _parameters(place, name)
+        if net.frozen:
+            lines.append(
+                f"{name} (frozen): {_mega(_per_device(place.params[name]))} on each device"
+            )
+            continue
+        for part in ("params", "ema", "opt"):
+            share = _per_device(getattr(place.states[name], part))
+            lines.append(f"{part}: {_mega(share)} on each device")
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    lines.append(f"mesh: {axes}; {mesh.size} device(s)")
+    return lines
+
+
+def _parameters(place: Layout, name: str) -> list[str]:
+    """A line a parameter of one network, and what they come to."""
     rows = []
-    leaves = jax.tree_util.tree_flatten_with_path(boxed.params, is_leaf=is_box)[0]
-    specs = jax.tree.leaves(tree_shardings(boxed.params, mesh))
-    for (path, leaf), sharding in zip(leaves, specs, strict=True):
-        value = leaf.unbox(apply_constraint=False) if is_box(leaf) else leaf
+    leaves = jax.tree_util.tree_flatten_with_path(place.boxed[name], is_leaf=is_box)[0]
+    shapes = jax.tree.leaves(place.params[name])
+    for (path, leaf), value in zip(leaves, shapes, strict=True):
         names = tuple(leaf.names) if is_box(leaf) else ()
         rows.append(
             (
                 jax.tree_util.keystr(path, simple=True, separator="."),
                 "x".join(str(size) for size in value.shape),
                 ",".join(str(name) for name in names),
-                str(tuple(sharding.spec)),
-                _mega(_bytes_per_device(value, sharding)),
+                str(tuple(value.sharding.spec)),
+                _mega(_per_device(value)),
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -50,27 +66,17 @@ def preview(config: ExperimentConfig, task: Task, mesh: Mesh) -> list[str]:
         "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]])
         for row in rows
     ]
-    sizes = [math.prod(x.shape) for x in jax.tree.leaves(boxed.params)]
-    lines.append(f"{sum(sizes):,} parameters in {len(sizes)} tensors")
-    for part in ("params", "ema", "opt_state"):
-        tree = getattr(boxed, part)
-        lines.append(f"{part}: {_mega(_total_per_device(tree, mesh))} on each device")
-    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    lines.append(f"mesh: {axes}; {mesh.size} device(s)")
-    unnamed = unnamed_leaves(boxed.params)
+    count = sum(math.prod(value.shape) for value in shapes)
+    label = f"{name}: " if len(place.nets) > 1 else ""
+    lines.append(f"{label}{count:,} parameters in {len(shapes)} tensors")
+    unnamed = unnamed_leaves(place.boxed[name])
     if unnamed:
         lines.append(f"without logical axes (replicated): {', '.join(unnamed)}")
     return lines
 
 
-def _bytes_per_device(value: Any, sharding: Any) -> int:
-    return math.prod(sharding.shard_shape(value.shape)) * value.dtype.itemsize
-
-
-def _total_per_device(tree: Any, mesh: Mesh) -> int:
-    values = [
-        leaf.unbox(apply_constraint=False) if is_box(leaf) else leaf
-        for leaf in jax.tree.leaves(tree, is_leaf=is_box)
-    ]
-    shardings = jax.tree.leaves(tree_shardings(tree, mesh))
-    return sum(_bytes_per_device(v, s) for v, s in zip(values, shardings, strict=True))
+def _per_device(tree: Any) -> int:
+    """Bytes of a tree of shapes with shardings on each device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -36,6 +37,20 @@ def example_indices(seed: int, step: int, num_examples: int, batch_size: int) ->
 def step_rng(seed: int, step: int, row: int = 0) -> np.random.Generator:
     """Generator for host-side randomness (crops, noise) of one row of one step's batch."""
     return np.random.default_rng((seed, step, row, 0x5EED))
+
+
+def stacked(batches: Iterator[Any], count: int) -> Iterator[Any]:
+    """Trees of `count` batches each, stacked along a new first axis, as a step takes them."""
+    group = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == count:
+            yield jax.tree.map(lambda *leaves: _stack(leaves), *group)
+            group = []
+
+
+def _stack(leaves: tuple[Any, ...]) -> np.ndarray:
+    return np.asarray(leaves[0])[None] if len(leaves) == 1 else np.stack(leaves)
 
 
 class Prefetch:

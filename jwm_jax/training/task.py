@@ -1,22 +1,41 @@
-"""What a paradigm brings to the loop: parameters, a loss, batches, and a use for the result."""
+"""What a paradigm brings to the loop: networks, phases, batches, and a use for the result."""
 
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
-from jwm_jax.checkpoint.model_dir import check_params, load_params
-from jwm_jax.errors import UsageError
+from jwm_jax.training.config import ExperimentConfig
+from jwm_jax.training.nets import Net, Phase
+from jwm_jax.training.step import Alternate, Cycle
 
 
 class Task:
-    """Base class of every paradigm; `init`, `loss` and `batches` have to be written.
+    """Base class of every paradigm.
 
-    A task holds configs and host data and never changes. Everything that training changes is in
-    the `TrainState`.
+    A paradigm that trains one network writes `init`, `loss` and `batches`; one with several
+    overrides `nets` and `phases` instead of the first two. A task holds configs and host data and
+    never changes. Everything that training changes is in the `TrainState`.
+
+    Attributes:
+        config: The experiment.
+        schedule: How a step runs the phases.
+        product: Name of the network whose averaged weights are evaluated and exported.
     """
 
+    config: ExperimentConfig
+    schedule: ClassVar[Cycle | Alternate] = Cycle()
+    product: ClassVar[str] = "model"
+
+    def nets(self) -> Mapping[str, Net]:
+        """The networks by name, in a fixed order; by default one, "model", that `init` makes."""
+        return {"model": Net(self.init, self.config.optimizer)}
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases in their order; by default one update of "model" by `loss`."""
+        return (Phase("model", lambda params, others, batch, key: self.loss(params, batch, key)),)
+
     def init(self, key: Any) -> Any:
-        """Make the parameters.
+        """Make the parameters of the one network.
 
         Args:
             key: Typed key.
@@ -27,65 +46,40 @@ class Task:
         """
         raise NotImplementedError
 
-    def loss(self, params: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
-        """Loss of one (micro-)batch.
-
-        A task that overrides `constants` takes them as a fourth argument.
+    def loss(self, params: Any, batch: Any, key: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
+        """Loss of one (micro-)batch of the one network.
 
         Args:
             params: Unboxed parameters.
             batch: What `batches` yields, as arrays on the mesh.
-            key: Key of this step; a function of seed and step.
+            key: Key of this update; a function of seed and step.
 
         Returns:
-            The loss, a float32 scalar that is a mean over the rows of the batch, and a dict of
-            float32 scalars to report.
+            (total, weight), float32 scalars whose quotient is minimised (see `nets.Phase`), and a
+            dict of float32 scalars to report.
         """
         raise NotImplementedError
 
-    def batches(self, start_step: int, rows: slice) -> Iterator[Any]:
-        """Yield the batches of steps `start_step`, `start_step + 1`, ... without end.
+    def batches(self, start: int, rows: slice) -> Iterator[Any]:
+        """Yield the batches `start`, `start + 1`, ... without end, one for every update.
 
-        A batch has to be a pure function of (seed, step), whatever the start; `sampling` has
-        `example_indices` and `step_rng` for that. Runs in a thread, ahead of its use.
+        A batch has to be a pure function of (seed, its number), whatever the start; `sampling` has
+        `example_indices` and `step_rng` for that. Runs in a thread, ahead of its use. A step takes
+        `schedule.batches(phases)` of them.
 
         Args:
-            start_step: First step.
+            start: Number of the first batch.
             rows: Rows of the global batch that this process supplies (all of them in one process).
 
         Returns:
-            Iterator of trees of numpy arrays whose first dimension holds those rows.
+            Iterator of trees of numpy arrays whose first dimension holds those rows; scalars, such
+            as weights of terms, are the same on every device.
         """
         raise NotImplementedError
-
-    def constants(self) -> Any:
-        """Frozen arrays that the loss needs, such as a teacher; passed to `loss`, never trained.
-
-        Returns:
-            A tree of arrays, or None. Large frozen arrays belong here: what `loss` captures by
-            closure becomes part of the compiled program.
-        """
-        return None
-
-    def trains(self, name: str) -> bool:
-        """Whether a parameter (dotted name) is trained; others keep their values, undecayed."""
-        return True
 
     def next_commands(self, model: str) -> tuple[str, ...]:
         """Commands to suggest after training, given the folder of the exported model."""
         return ()
-
-    def warm_start(self, params: Any) -> Any:
-        """Replace freshly initialised parameters at step 0, for example by another run's weights.
-
-        Args:
-            params: Nested dict of ShapeDtypeStructs.
-
-        Returns:
-            Nested dict of numpy arrays in which a leaf may still be its ShapeDtypeStruct, which
-            keeps the initialised value; or None to keep all of them.
-        """
-        return None
 
     def evaluate(self, params: Any) -> dict[str, float]:
         """Measure the averaged weights on held-out data; an empty dict where there is none."""
@@ -93,30 +87,3 @@ class Task:
 
     def save(self, params: Any, directory: str | os.PathLike[str]) -> None:
         """Export the averaged weights (numpy) as a model directory; called at the end of a run."""
-
-
-def initial_weights(source: str | None, kind: str, params: Any) -> Any:
-    """The weights that `init_from` names, every tensor of them, for `Task.warm_start`.
-
-    Args:
-        source: Model directory or shipped size; None starts from scratch.
-        kind: Of the model, as its directory says.
-        params: Nested dict of ShapeDtypeStructs.
-
-    Returns:
-        Nested dict of numpy arrays, or None.
-
-    Raises:
-        UsageError: There is no such model.
-        DataError: It is of another size.
-    """
-    if source is None:
-        return None
-    try:
-        given = load_params(source, kind)
-    except UsageError as error:
-        raise UsageError(
-            f"init_from: {error} Train the stage before this one first, or set init_from."
-        ) from None
-    check_params(given, params, f"init_from {source}")
-    return given

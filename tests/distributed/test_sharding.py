@@ -88,14 +88,14 @@ def test_a_parameter_without_names_is_found():
 
 def test_a_batch_is_split_over_data_and_fsdp_and_keeps_its_rows():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    local = {"x": np.arange(24.0, dtype=np.float32).reshape(8, 3), "scale": np.float32(2)}
+    local = {"x": np.arange(48.0, dtype=np.float32).reshape(2, 8, 3), "scale": np.ones(2)}
     assert local_rows(mesh, 8) == slice(0, 8)
     batch = put_batch(local, mesh, 8)
-    assert batch["x"].addressable_shards[0].data.shape == (2, 3)
+    assert batch["x"].addressable_shards[0].data.shape == (2, 2, 3)
     assert batch["scale"].sharding.is_fully_replicated
     np.testing.assert_array_equal(np.asarray(batch["x"]), local["x"])
     with pytest.raises(ValueError, match=r"\['x'\] has 7 rows"):
-        put_batch({"x": local["x"][:7]}, mesh, 8)
+        put_batch({"x": local["x"][:, :7]}, mesh, 8)
 
 
 def test_constrain_does_nothing_without_a_mesh_and_lays_out_within_one():
@@ -124,5 +124,5 @@ def test_the_network_gives_the_same_on_a_mesh_and_without():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     with jax.set_mesh(mesh):
         placed, _ = init_sharded(ToyTask().init, jax.random.key(0), mesh)
-        split = jax.jit(apply)(placed, put_batch(x, mesh, 8))
+        split = jax.jit(apply)(placed, put_batch(x[None], mesh, 8)[0])
     np.testing.assert_allclose(np.asarray(split), np.asarray(plain), rtol=1e-5, atol=1e-6)

@@ -78,15 +78,15 @@ CONFIG = """
     from jwm_jax.distributed import MeshConfig
 
     class Interrupted(ToyTask):
-        def batches(self, start_step, rows):
-            for step, batch in enumerate(super().batches(start_step, rows), start_step):
+        def batches(self, start, rows):
+            for step, batch in enumerate(super().batches(start, rows), start):
                 if step == {kill_at} and os.environ.get("JWM_PROCESS_ID") == "1":
                     os.kill(os.getpid(), signal.SIGTERM)
                 yield batch
 
     class Experiment(ToyExperiment):
         def task(self):
-            return Interrupted(self.seed, self.batch_size, self.noise)
+            return Interrupted(self.seed, self.batch_size, self.noise, config=self)
 
     def config():
         return Experiment(mesh=MeshConfig({mesh}), steps=8, log_every=4, checkpoint_every=4)

@@ -13,6 +13,7 @@ import pytest
 
 from jwm_jax.data.records import decode_clip, encode_clip
 from jwm_jax.data.tfds_clips import open_records, write_dataset
+from jwm_jax.distributed import MeshConfig, make_mesh
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.paradigms import held_out
 from jwm_jax.paradigms.latents import LatentSource, fill_once, open_latents
@@ -23,6 +24,7 @@ from jwm_jax.scene.cameras import Intrinsics
 from jwm_jax.scene.lane_map import LaneMap
 from jwm_jax.training.loop import fit
 from jwm_jax.training.optimizer import OptimizerConfig
+from jwm_jax.training.start import layout, load_source
 from jwm_jax.worldgen import CodecConfig, VideoCodec, WorldGen, WorldGenConfig
 from jwm_jax.worldgen.codec_network import CodecNetwork
 from jwm_jax.worldgen.forward import init_params
@@ -178,10 +180,10 @@ def test_both_stages_train_and_the_second_starts_from_the_first(folder, tmp_path
     second = TeacherForcingExperiment(
         name="second", steps=10, init_from=str(tmp_path / "first" / "model"), **shared
     )
-    started = second.task().warm_start(
-        WorldGen.from_pretrained(tmp_path / "first" / "model").params
-    )
-    trained = jax.device_get(result.state.params)
+    task = second.task()
+    place = layout(second, task, make_mesh(MeshConfig(data=1)))
+    started = load_source(task.nets()["model"], place.params["model"])
+    trained = jax.device_get(result.state.nets["model"].params)
     np.testing.assert_allclose(started["head"]["bias"], trained["head"]["bias"], atol=1e-3)
     result = fit(second, second.task(), tmp_path / "second", devices=one, quiet=True)
     rows = [json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").open()]
@@ -232,7 +234,7 @@ def test_what_is_missing_is_named(folder, tmp_path):
         model=model_config(folder), source=LatentSource(**SOURCE), **shared
     )
     with pytest.raises(UsageError, match="init_from"):
-        experiment.task().warm_start({})
+        load_source(experiment.task().nets()["model"], {})
     with pytest.raises(UsageError, match=r"source.height 96 and model.height 16 must be equal"):
         TeacherForcingExperiment(model=model_config(folder), **shared)
     with pytest.raises(UsageError, match="window"):

@@ -27,6 +27,10 @@ def host(tree):
     return [np.asarray(x) for x in jax.tree.leaves(jax.device_get(tree))]
 
 
+def net(result):
+    return result.state.nets["model"]
+
+
 def rows(out: Path, kind: str) -> list[dict]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [
@@ -52,7 +56,7 @@ def straight(tmp_path_factory):
 def test_every_mesh_trains_the_same_model(mesh, straight, tmp_path):
     out, expected = straight
     got = run(ToyExperiment(mesh=mesh), tmp_path / "run")
-    for a, b in zip(host(got.state.params), host(expected.state.params), strict=True):
+    for a, b in zip(host(net(got).params), host(net(expected).params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     for mine, theirs in zip(rows(tmp_path / "run", "train"), rows(out, "train"), strict=True):
         np.testing.assert_allclose(mine["loss"], theirs["loss"], rtol=1e-5)
@@ -60,8 +64,8 @@ def test_every_mesh_trains_the_same_model(mesh, straight, tmp_path):
 
 def test_parameters_and_moments_are_split_where_the_rules_say(tmp_path):
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
-    state = run(ToyExperiment(mesh=mesh, steps=1), tmp_path / "run").state
-    for tree in (state.params, state.ema, state.opt_state[1].mu):
+    state = net(run(ToyExperiment(mesh=mesh, steps=1), tmp_path / "run"))
+    for tree in (state.params, state.ema, state.opt[1].mu):
         assert tree["up"].addressable_shards[0].data.shape == (4, 8)
         assert tree["bias"].addressable_shards[0].data.shape == (8,)
 
@@ -84,8 +88,7 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(mesh, tmp_path):
 
 
 def _without_key(result):
-    state = result.state
-    return (state.step, state.params, state.opt_state, state.ema, state.skipped_total)
+    return (result.state.step, result.state.nets)
 
 
 def test_a_checkpoint_of_one_mesh_continues_on_another(straight, tmp_path):
@@ -93,7 +96,7 @@ def test_a_checkpoint_of_one_mesh_continues_on_another(straight, tmp_path):
     stop = override(ToyExperiment(mesh=ONE), {"max_minutes": 0.0})
     run(stop, tmp_path / "run")
     got = run(ToyExperiment(mesh=MeshConfig(data=2, fsdp=2, tensor=2)), tmp_path / "run")
-    for a, b in zip(host(got.state.params), host(expected.state.params), strict=True):
+    for a, b in zip(host(net(got).params), host(net(expected).params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -101,22 +104,22 @@ def test_accumulated_micro_batches_equal_the_whole_batch(tmp_path):
     config = ToyExperiment(mesh=MeshConfig(data=2), noise=0.0, steps=3, log_every=1)
     whole = run(config, tmp_path / "whole")
     parts = run(override(config, {"accumulate": 4}), tmp_path / "parts")
-    for a, b in zip(host(parts.state.params), host(whole.state.params), strict=True):
+    for a, b in zip(host(net(parts).params), host(net(whole).params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count(tmp_path):
     before = run(override(ToyExperiment(mesh=ONE, bad_steps=(1,)), {"max_minutes": 0.0}), tmp_path)
-    kept = host((before.state.params, before.state.opt_state, before.state.ema))
+    kept = host((net(before).params, net(before).opt, net(before).ema))
     after = run(override(ToyExperiment(mesh=ONE, bad_steps=(1,)), {"max_minutes": 0.0}), tmp_path)
     assert after.step == 2
-    assert int(after.state.skipped_total) == 1
-    now = host((after.state.params, after.state.opt_state, after.state.ema))
+    assert (int(net(after).updates), int(net(after).skipped)) == (1, 1)
+    now = host((net(after).params, net(after).opt, net(after).ema))
     assert all(np.array_equal(a, b) for a, b in zip(now, kept, strict=True))
     done = run(ToyExperiment(mesh=ONE, bad_steps=(1,)), tmp_path)
     assert done.status == "finished"
-    assert int(done.state.skipped) == 0
-    assert all(np.isfinite(x).all() for x in host(done.state.params))
+    assert (int(net(done).updates), int(net(done).skipped)) == (7, 0)
+    assert all(np.isfinite(x).all() for x in host(net(done).params))
 
 
 def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path):
@@ -138,13 +141,13 @@ def test_a_signal_saves_and_the_same_command_continues(straight, tmp_path):
 
     config = ToyExperiment(mesh=ONE)
     before = signal.getsignal(signal.SIGTERM)
-    stopped = fit(config, Interrupted(), tmp_path / "run", quiet=True)
+    stopped = fit(config, Interrupted(config=config), tmp_path / "run", quiet=True)
     assert (stopped.status, stopped.exit_code) == ("preempted", 75)
     assert 0 < stopped.step < 8
     assert signal.getsignal(signal.SIGTERM) is before
     assert not (tmp_path / "run" / "lock.json").exists()
     done = run(config, tmp_path / "run")
-    for a, b in zip(host(done.state.params), host(expected.state.params), strict=True):
+    for a, b in zip(host(net(done).params), host(net(expected).params), strict=True):
         assert np.array_equal(a, b)
 
 
@@ -161,7 +164,7 @@ def test_a_corrupted_checkpoint_walks_back_to_the_one_before(straight, tmp_path)
     done = run(config, out)
     assert (out / "checkpoints" / "00000008.corrupt").is_dir()
     assert done.step == 8
-    for a, b in zip(host(done.state.params), host(expected.state.params), strict=True):
+    for a, b in zip(host(net(done).params), host(net(expected).params), strict=True):
         assert np.array_equal(a, b)
 
 
@@ -201,7 +204,7 @@ def test_a_second_trainer_is_kept_out_and_a_dead_one_is_replaced(tmp_path):
 def test_the_average_is_evaluated_and_exported(straight):
     out, result = straight
     params = load_params(out / "model", "codec")
-    average = jax.device_get(result.state.ema)
+    average = jax.device_get(net(result).ema)
     for name, value in params.items():
         assert np.array_equal(value, average[name])
     assert rows(out, "evaluation") == [

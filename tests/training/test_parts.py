@@ -58,6 +58,25 @@ def test_the_update_is_optax_adamw_at_a_constant_rate():
         np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-5, atol=1e-6)
 
 
+def test_without_a_first_moment_the_update_is_that_of_adam_with_b1_0():
+    params = nn.unbox(ToyTask().init(jax.random.key(0)))
+    config = replace(CONFIG, b1=0.0, clip=0.0, weight_decay=0.0)
+    how = treatments(jax.eval_shape(ToyTask().init, jax.random.key(0)))
+    adam = optax.adam(0.1, b1=0.0, b2=0.99, eps=1e-8)
+    mine, state, theirs, reference = params, init_optimizer(config, params), params, None
+    reference = adam.init(params)
+    for seed in range(3):
+        grads = jax.tree.map(lambda p, s=seed: jnp.sin(p * (7 + s)), params)
+        mine, state = apply_gradients(config, grads, state, mine, how, 0.1)
+        updates, reference = adam.update(grads, reference)
+        theirs = optax.apply_updates(theirs, updates)
+    for name in params:
+        np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-5, atol=1e-6)
+    assert sum(x.size for x in jax.tree.leaves(state)) < 1.1 * sum(
+        x.size for x in jax.tree.leaves(params)
+    )
+
+
 def test_stacked_layers_do_not_turn_biases_into_matrices():
     box = nn.LogicallyPartitioned
     boxed = {

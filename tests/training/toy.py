@@ -41,6 +41,7 @@ class ToyTask(Task):
     batch_size: int = 8
     noise: float = 0.1
     bad_steps: tuple[int, ...] = ()
+    config: Any = None
 
     def init(self, key):
         return Network().init(key, jnp.zeros((1, WIDTH)))["params"]
@@ -48,11 +49,12 @@ class ToyTask(Task):
     def loss(self, params, batch, key):
         x = batch["x"] + self.noise * jax.random.normal(key, batch["x"].shape)
         error = Network().apply({"params": params}, x) - jnp.roll(batch["x"], 1, -1)
-        return jnp.mean(error**2), {"error": jnp.mean(jnp.abs(error))}
+        metrics = {"error": jnp.mean(jnp.abs(error))}
+        return (jnp.sum(error**2) / WIDTH, len(error)), metrics
 
-    def batches(self, start_step: int, rows: slice) -> Iterator[Any]:
+    def batches(self, start: int, rows: slice) -> Iterator[Any]:
         examples = np.random.default_rng(0).normal(size=(EXAMPLES, WIDTH)).astype(np.float32)
-        step = start_step
+        step = start
         while True:
             chosen = example_indices(self.seed, step, EXAMPLES, self.batch_size)[rows]
             x = examples[chosen]
@@ -84,4 +86,4 @@ class ToyExperiment(ExperimentConfig):
     )
 
     def task(self) -> ToyTask:
-        return ToyTask(self.seed, self.batch_size, self.noise, self.bad_steps)
+        return ToyTask(self.seed, self.batch_size, self.noise, self.bad_steps, self)
