@@ -1,5 +1,6 @@
 """Mesh, axis rules, sharded init and multi-host set-up."""
 
+from jwm_jax.distributed.compiled import Program, read_compiled
 from jwm_jax.distributed.mesh import MESH_AXES, MeshConfig, make_mesh, use_cpu_devices
 from jwm_jax.distributed.multihost import HostConfig, initialize
 from jwm_jax.distributed.rules import RULES, spec_for
@@ -21,6 +22,7 @@ __all__ = [
     "RULES",
     "HostConfig",
     "MeshConfig",
+    "Program",
     "axis_names",
     "batch_sharding",
     "constrain",
@@ -30,6 +32,7 @@ __all__ = [
     "local_rows",
     "make_mesh",
     "put_batch",
+    "read_compiled",
     "spec_for",
     "tree_shardings",
     "unbox",

@@ -5,7 +5,7 @@ rules turn them into shardings, and one jitted init writes every parameter where
 no device and no host ever holds a whole model that does not fit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from flax.core import meta
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jwm_jax.distributed.rules import RULES, spec_for
+from jwm_jax.distributed.rules import RULES, spec_for, undivided
 from jwm_jax.errors import UsageError
 
 
@@ -48,24 +48,35 @@ def unnamed_leaves(boxed: Any) -> list[str]:
     ]
 
 
-def tree_shardings(boxed: Any, mesh: Mesh) -> Any:
+def tree_shardings(boxed: Any, mesh: Mesh, units: Mapping[str, int] | None = None) -> Any:
     """Shardings of a boxed tree of arrays or ShapeDtypeStructs; a leaf without a box is replicated.
 
     Args:
         boxed: Tree whose parameters sit in flax boxes with logical axis names.
         mesh: The mesh.
+        units: Logical name -> number of pieces of that axis that must stay whole (heads).
 
     Returns:
         The tree of `NamedSharding`, with the structure of `unbox(boxed)`.
+
+    Raises:
+        UsageError: When the mesh does not divide a parameter, see `rules.undivided`.
     """
 
-    def one(leaf: Any) -> NamedSharding:
+    def one(path: Any, leaf: Any) -> NamedSharding:
         if not is_box(leaf):
             return NamedSharding(mesh, PartitionSpec())
-        value = leaf.unbox(apply_constraint=False)
-        return NamedSharding(mesh, spec_for(leaf.names, value.shape, mesh.shape))
+        shape = leaf.unbox(apply_constraint=False).shape
+        wrong = undivided(leaf.names, shape, mesh.shape, units or {})
+        if wrong is not None:
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise UsageError(
+                f"the mesh does not divide parameter {name} {tuple(shape)}: {wrong}; choose other "
+                "--mesh sizes or another width."
+            )
+        return NamedSharding(mesh, spec_for(leaf.names, shape, mesh.shape))
 
-    return jax.tree.map(one, boxed, is_leaf=is_box)
+    return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=is_box)
 
 
 def init_sharded(init: Callable[[Any], Any], key: Any, mesh: Mesh) -> tuple[Any, Any]:
@@ -153,6 +164,18 @@ def put_batch(local: Any, mesh: Mesh, batch_size: int) -> Any:
     return jax.tree_util.tree_map_with_path(put, local)
 
 
+def automatic_axes() -> dict[str, int]:
+    """Axes and sizes of the mesh set with `jax.set_mesh` that no `shard_map` has made manual."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return {}
+    return {
+        axis: size
+        for axis, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
+        if kind == AxisType.Auto
+    }
+
+
 def constrain(x: Any, names: Sequence[str | None]) -> Any:
     """Ask for the layout of an activation by logical names; does nothing outside a mesh.
 
@@ -165,14 +188,9 @@ def constrain(x: Any, names: Sequence[str | None]) -> Any:
     Returns:
         `x`, with a sharding constraint when a mesh is set with `jax.set_mesh`.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    automatic = automatic_axes()
+    if not automatic:
         return x
-    automatic = {
-        axis: size
-        for axis, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
-        if kind == AxisType.Auto
-    }
     spec = spec_for(names, x.shape, automatic)
     if all(entry is None for entry in spec):
         return x

@@ -7,7 +7,7 @@ order. Distillation has five networks and two phases; most trainings have one of
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ class Net:
             still be its ShapeDtypeStruct, which keeps the initialised value: parameters that are
             computed from the data before the first step.
         trains: Dotted name -> whether that parameter is trained; others keep their values.
+        units: Logical axis name -> number of pieces that a mesh must not cut, such as heads.
     """
 
     init: Callable[[Any], Any]
@@ -46,6 +47,7 @@ class Net:
     stages: tuple[str, ...] = ()
     fit: Callable[[Any], Any] | None = None
     trains: Callable[[str], bool] = _every
+    units: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def frozen(self) -> bool:

@@ -2,7 +2,7 @@
 
     g   <- g min(1, clip / |g|)
     m   <- b1 m + (1 - b1) g,    v <- b2 v + (1 - b2) g^2
-    p   <- p - lr(step) (m^ / (sqrt(v^) + eps) + decay p)       decay only on matrices and kernels
+    p   <- p - lr(step) (m^ / (sqrt(v^) + eps) + decay p)                      decay only on kernels
     ema <- ema + (1 - d(step)) (p - ema),    d(step) = min(ema_decay, (1 + step) / (10 + step))
 
 The learning rate is a function of the network's own count of updates (`step`), so a skipped update
@@ -17,10 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers
 
 from jwm_jax.distributed.sharding import is_box
 from jwm_jax.errors import UsageError
-from jwm_jax.training.muon import scale_by_muon_and_adam
+from jwm_jax.training.muon import matrix_axes, scale_by_muon_and_adam
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class OptimizerConfig:
         learning_rate: Peak learning rate.
         warmup_steps: Steps of linear warm-up.
         final_fraction: Learning rate at the last step as a share of the peak; 1 keeps it constant.
-        weight_decay: Decoupled decay of kernels; vectors and scalars are never decayed.
+        weight_decay: Decoupled decay of kernels; vectors, tables of embeddings and modulations are
+            never decayed.
         b1: Decay of the first moment; with 0 none is kept.
         b2: Decay of the second moment.
         eps: Added to the root of the second moment.
@@ -92,14 +94,16 @@ class Treatment:
     Attributes:
         trained: False leaves it as it is.
         decayed: Whether weight decay applies.
+        matrix: Its axes as a matrix that Muon may orthogonalise, or None.
     """
 
     trained: bool
     decayed: bool
+    matrix: MuonDimensionNumbers | None = None
 
 
 def treatments(boxed: Any, trains: Callable[[str], bool] = lambda name: True) -> Any:
-    """How each parameter is updated; decayed are those with two dimensions besides stacked layers.
+    """How each parameter is updated; decayed are those with two named axes besides stacked layers.
 
     Args:
         boxed: Parameters in their boxes (arrays or shapes).
@@ -110,19 +114,26 @@ def treatments(boxed: Any, trains: Callable[[str], bool] = lambda name: True) ->
     """
 
     def one(path: Any, leaf: Any) -> Treatment:
-        names = leaf.names if is_box(leaf) else ("",) * leaf.ndim
+        names = tuple(leaf.names) if is_box(leaf) else (None,) * leaf.ndim
         return Treatment(
             trained=trains(jax.tree_util.keystr(path, simple=True, separator=".")),
-            decayed=sum(name != "layers" for name in names) >= 2,
+            decayed=sum(name not in (None, "layers") for name in names) >= 2,
+            matrix=matrix_axes(names),
         )
 
     return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=is_box)
 
 
-def _chain(config: OptimizerConfig) -> optax.GradientTransformation:
+def _chain(config: OptimizerConfig, how: Any) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     if config.muon:
-        scale = scale_by_muon_and_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+        leaves = jax.tree_util.tree_flatten_with_path(how)[0]
+        axes = {
+            jax.tree_util.keystr(path, simple=True, separator="."): treatment.matrix
+            for path, treatment in leaves
+            if treatment.matrix is not None and treatment.trained
+        }
+        scale = scale_by_muon_and_adam(axes, config.b1, config.b2, config.eps)
     elif config.b1:
         scale = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
     else:
@@ -132,9 +143,20 @@ def _chain(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(clip, scale)
 
 
-def init_optimizer(config: OptimizerConfig, params: Any) -> Any:
-    """Moments for (boxed or plain) parameters; boxes carry over, so moments are sharded alike."""
-    return _chain(config).init(params)
+def init_optimizer(config: OptimizerConfig, params: Any, how: Any) -> Any:
+    """Moments for (boxed or plain) parameters; boxes carry over, so moments are sharded alike.
+
+    Args:
+        config: Settings.
+        params: Parameters.
+        how: Tree from `treatments`.
+    """
+    return _chain(config, how).init(params)
+
+
+def trained_gradients(grads: Any, how: Any) -> Any:
+    """Gradients with zeros for what is not trained, which then counts for no norm and no moment."""
+    return jax.tree.map(lambda g, t: g if t.trained else jnp.zeros_like(g), grads, how)
 
 
 def apply_gradients(
@@ -144,7 +166,7 @@ def apply_gradients(
 
     Args:
         config: Settings.
-        grads: Gradients, float32.
+        grads: Gradients from `trained_gradients`, float32.
         opt_state: Moments.
         params: Parameters.
         how: Tree from `treatments`.
@@ -153,8 +175,7 @@ def apply_gradients(
     Returns:
         New parameters and moments.
     """
-    grads = jax.tree.map(lambda g, t: g if t.trained else jnp.zeros_like(g), grads, how)
-    updates, opt_state = _chain(config).update(grads, opt_state, params)
+    updates, opt_state = _chain(config, how).update(grads, opt_state, params)
 
     def one(p: Any, u: Any, treatment: Treatment) -> Any:
         if not treatment.trained:

@@ -21,7 +21,7 @@ from jwm_jax.checkpoint.model_dir import (
     unflatten,
     weights_digest,
 )
-from jwm_jax.distributed.sharding import tree_shardings, unbox
+from jwm_jax.distributed.sharding import local_rows, tree_shardings, unbox
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.nets import Net, check_phases
@@ -84,32 +84,46 @@ def layout(config: ExperimentConfig, task: Task, mesh: Mesh) -> Layout:
         mesh: The mesh.
 
     Raises:
-        UsageError: The phases do not fit the networks.
+        UsageError: The phases do not fit the networks, the batch or its micro-batches do not
+            divide over the mesh, or the mesh does not divide a parameter.
     """
+    local_rows(mesh, config.batch_size)
+    _check_micro_batches(config, mesh)
     nets, phases = dict(task.nets()), task.phases()
     check_phases(nets, phases)
     boxed = jax.eval_shape(partial(init_params, nets), jax.random.key(config.seed))
     trained = {name: net for name, net in nets.items() if not net.frozen}
     how = {name: treatments(boxed[name], net.trains) for name, net in trained.items()}
     states = {
-        name: jax.eval_shape(partial(net_state, net), boxed[name]) for name, net in trained.items()
+        name: jax.eval_shape(partial(net_state, net, how[name]), boxed[name])
+        for name, net in trained.items()
     }
     return Layout(
         nets=nets,
         plan=Plan(nets, phases, how, config.steps, config.accumulate),
         boxed=boxed,
-        params=_placed(boxed, mesh),
-        states=_placed(states, mesh),
+        params={name: _placed(boxed[name], mesh, nets[name]) for name in nets},
+        states={name: _placed(states[name], mesh, nets[name]) for name in states},
         mesh=mesh,
     )
 
 
-def _placed(boxed: Any, mesh: Mesh) -> Any:
+def _check_micro_batches(config: ExperimentConfig, mesh: Mesh) -> None:
+    rows, ways = config.batch_size // config.accumulate, mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % ways:
+        raise UsageError(
+            f"accumulate {config.accumulate} cuts batch_size {config.batch_size} into "
+            f"micro-batches of {rows}, which do not divide over the {ways} devices of data x fsdp; accumulate "
+            "less or make the batch larger."
+        )
+
+
+def _placed(boxed: Any, mesh: Mesh, net: Net) -> Any:
     """Boxed shapes -> plain shapes that carry their shardings."""
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         unbox(boxed),
-        tree_shardings(boxed, mesh),
+        tree_shardings(boxed, mesh, net.units),
     )
 
 
@@ -119,8 +133,8 @@ def fresh_state(config: ExperimentConfig, place: Layout) -> TrainState:
     states = {}
     for name, value in params.items():
         shardings = jax.tree.map(lambda x: x.sharding, place.states[name])
-        make = jax.jit(partial(net_state, place.nets[name]), out_shardings=shardings)
-        states[name] = make(value)
+        make = partial(net_state, place.nets[name], place.plan.how[name])
+        states[name] = jax.jit(make, out_shardings=shardings)(value)
     return TrainState(
         step=jax.device_put(np.int32(0), place.replicated), nets=states, key=_key(config, place)
     )

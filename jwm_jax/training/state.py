@@ -71,16 +71,17 @@ def init_params(nets: Mapping[str, Net], key: Any) -> dict[str, Any]:
     return params
 
 
-def net_state(net: Net, params: Any) -> NetState:
+def net_state(net: Net, how: Any, params: Any) -> NetState:
     """The state of a trained network at step 0; the average starts as a copy of the parameters.
 
     Args:
         net: The network.
+        how: How each parameter is updated, from `treatments`.
         params: Its parameters, boxed or plain.
     """
     return NetState(
         params=params,
-        opt=init_optimizer(net.optimizer, params),
+        opt=init_optimizer(net.optimizer, params, how),
         ema=jax.tree.map(jnp.copy, params) if net.optimizer.ema_decay else None,
         updates=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),

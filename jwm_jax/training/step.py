@@ -20,7 +20,12 @@ import optax
 
 from jwm_jax.distributed.sharding import constrain
 from jwm_jax.training.nets import Net, Phase
-from jwm_jax.training.optimizer import apply_gradients, learning_rate, update_ema
+from jwm_jax.training.optimizer import (
+    apply_gradients,
+    learning_rate,
+    trained_gradients,
+    update_ema,
+)
 from jwm_jax.training.state import NetState, TrainState
 
 
@@ -129,6 +134,7 @@ def update(
     value, metrics, grads = loss_and_gradients(
         phase, plan.accumulate, state.params, others, batch, key
     )
+    grads = trained_gradients(grads, plan.how[phase.net])
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     lr = learning_rate(config, state.updates, updates)

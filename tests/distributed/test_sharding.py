@@ -17,6 +17,7 @@ from jwm_jax.distributed import (
     make_mesh,
     put_batch,
     spec_for,
+    tree_shardings,
     unnamed_leaves,
 )
 from jwm_jax.errors import UsageError
@@ -38,6 +39,20 @@ SIZES = {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
 )
 def test_a_dimension_is_split_only_where_it_divides_and_each_axis_once(names, shape, spec):
     assert spec_for(names, shape, SIZES) == spec
+
+
+def test_a_parameter_that_the_mesh_does_not_divide_is_named():
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+
+    def boxed(*shape):
+        names = ("embed", "heads")
+        return {"q": nn.LogicallyPartitioned(jax.ShapeDtypeStruct(shape, jnp.float32), names)}
+
+    assert tree_shardings(boxed(8, 6), mesh, {"heads": 2})["q"].spec == P("fsdp", "tensor")
+    with pytest.raises(UsageError, match=r"q \(6, 6\): axis embed \(6 wide\) over fsdp 4"):
+        tree_shardings(boxed(6, 6), mesh)
+    with pytest.raises(UsageError, match=r"axis heads \(3 pieces\) over tensor 2"):
+        tree_shardings(boxed(8, 6), mesh, {"heads": 3})
 
 
 def test_an_unknown_name_and_a_wrong_number_of_names_are_errors():

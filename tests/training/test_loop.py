@@ -212,6 +212,19 @@ def test_the_average_is_evaluated_and_exported(straight):
     ]
 
 
+def test_the_last_evaluation_counts_whenever_it_took_place(straight, tmp_path):
+    out, expected = tmp_path / "run", straight[1]
+    assert run(ToyExperiment(mesh=ONE, eval_every=4), out).evaluation == expected.evaluation
+    assert [row["step"] for row in rows(out, "evaluation")] == [4, 8]
+
+
+def test_micro_batches_that_would_leave_devices_idle_are_refused(tmp_path):
+    config = ToyExperiment(mesh=MeshConfig(data=8), batch_size=16, accumulate=4)
+    with pytest.raises(UsageError, match="micro-batches of 4, which do not divide over the 8"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     with pytest.raises(UsageError, match="batch_size 6 does not divide over the 4 devices"):
         run(ToyExperiment(mesh=MeshConfig(data=4), batch_size=6), tmp_path / "run")

@@ -1,55 +1,132 @@
-"""Muon: kernels move by semi-orthogonal matrices, everything else as under Adam."""
+"""Muon: kernels move by semi-orthogonal matrices, the work is split, everything else is Adam's."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jwm_jax.training.muon import orthogonalize, scale_by_muon_and_adam
+from jwm_jax.distributed import MeshConfig, make_mesh
+from jwm_jax.training.muon import matrix_axes, scale_by_muon_and_adam
+from jwm_jax.training.optimizer import OptimizerConfig, apply_gradients, init_optimizer, treatments
+
+NAMES = {
+    "conv": {"kernel": (None, None, "conv_in", "conv_out"), "bias": ("conv_out",)},
+    "embed": {"kernel": ("embed", "mlp")},
+    "layers": {
+        "up": {"kernel": ("layers", "embed", "mlp"), "bias": ("layers", "mlp")},
+        "down": {"kernel": ("layers", "mlp", "embed")},
+        "depthwise": {"kernel": ("layers", None, None, "embed")},
+        "modulation": ("layers", None, "embed"),
+    },
+}
+SHAPES = {
+    "conv": {"kernel": (3, 3, 4, 8), "bias": (8,)},
+    "embed": {"kernel": (4, 8)},
+    "layers": {
+        "up": {"kernel": (12, 8, 16), "bias": (12, 16)},
+        "down": {"kernel": (12, 16, 8)},
+        "depthwise": {"kernel": (12, 3, 3, 8)},
+        "modulation": (12, 6, 8),
+    },
+}
+MUON = ("conv.kernel", "layers.down.kernel", "layers.up.kernel")
 
 
-@pytest.mark.parametrize("shape", [(40, 8), (8, 40), (16, 16)])
-def test_singular_values_become_about_one_and_directions_stay(shape):
-    matrix = jax.random.normal(jax.random.key(0), shape)
-    result = np.asarray(orthogonalize(matrix))
-    values = np.linalg.svd(result, compute_uv=False)
-    assert values.min() > 0.5 and values.max() < 1.3
-    left, _, right = np.linalg.svd(np.asarray(matrix), full_matrices=False)
-    aligned = left.T @ result @ right.T
-    np.testing.assert_allclose(aligned, np.diag(np.diag(aligned)), atol=1e-4)
-    assert np.diag(aligned).min() > 0.5
+def tree(make):
+    return jax.tree.map(
+        lambda shape, names: nn.LogicallyPartitioned(make(shape), names),
+        SHAPES,
+        NAMES,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
 
 
-def test_only_kernels_of_convolutions_and_blocks_differ_from_adam():
-    params = {
-        "conv": {"kernel": jnp.ones((3, 3, 4, 8)), "bias": jnp.ones(8)},
-        "embed": {"kernel": jnp.ones((4, 8))},
-        "layers": {
-            "out": {"kernel": jnp.ones((3, 16, 8)), "bias": jnp.ones((3, 8))},
-            "depthwise": {"kernel": jnp.ones((3, 3, 3, 8))},
-            "modulation": jnp.ones((3, 6, 8)),
-        },
+def flat(tree):
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(p, simple=True, separator="."): np.asarray(x) for p, x in leaves}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    boxed = tree(jnp.ones)
+    grads = nn.unbox(tree(lambda s: jax.random.normal(jax.random.key(len(s)), s)))
+    how = treatments(boxed)
+    axes = {
+        jax.tree_util.keystr(path, simple=True, separator="."): treatment.matrix
+        for path, treatment in jax.tree_util.tree_flatten_with_path(how)[0]
+        if treatment.matrix is not None
     }
-    grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), params)
-    muon, adam = scale_by_muon_and_adam(0.9, 0.99, 1e-8), optax.scale_by_adam(0.9, 0.99, 1e-8)
-    updates, state = muon.update(grads, muon.init(params))
-    expected, adam_state = adam.update(grads, adam.init(params))
-    assert jax.tree.structure(state) == jax.tree.structure(adam_state)
-    conv = np.asarray(updates["conv"].pop("kernel")).reshape(1, -1, 8)
-    blocks = np.asarray(updates["layers"]["out"].pop("kernel"))
-    raw = grads["conv"].pop("kernel").reshape(1, -1, 8), grads["layers"]["out"].pop("kernel")
-    del expected["conv"]["kernel"], expected["layers"]["out"]["kernel"]
-    jax.tree.map(np.testing.assert_array_equal, updates, expected)
-    for update, gradient in zip((conv, blocks), raw, strict=True):
-        for one, direction in zip(update, np.asarray(gradient), strict=True):
-            values = np.linalg.svd(one, compute_uv=False) / (0.2 * max(one.shape) ** 0.5)
-            assert values.min() > 0.5 and values.max() < 1.3
-            assert np.sum(one * direction) > 0
+    return boxed, grads, how, axes
 
 
-def test_a_zero_gradient_moves_nothing():
-    params = {"kernel": jnp.ones((3, 3, 4, 8))}
-    muon = scale_by_muon_and_adam(0.9, 0.99, 1e-8)
-    updates, _ = muon.update(jax.tree.map(jnp.zeros_like, params), muon.init(params))
-    assert not np.any(updates["kernel"])
+def test_matrices_are_kernels_of_convolutions_and_of_scanned_blocks(problem):
+    assert tuple(sorted(problem[3])) == MUON
+    assert matrix_axes(("layers", None, None, "conv_in", "conv_out")).reduction_axis == (1, 2, 3)
+
+
+def test_kernels_move_by_the_librarys_muon_and_the_rest_by_adam(problem):
+    boxed, grads, _, axes = problem
+    params = nn.unbox(boxed)
+    mine = scale_by_muon_and_adam(axes, 0.9, 0.99, 1e-8)
+    library = optax.contrib.muon(
+        1.0,
+        beta=0.9,
+        adam_b1=0.9,
+        adam_b2=0.99,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=jax.tree_util.tree_map_with_path(
+            lambda p, _: axes.get(jax.tree_util.keystr(p, simple=True, separator=".")), params
+        ),
+    )
+    adam = optax.scale_by_adam(0.9, 0.99, 1e-8)
+    state, reference, plain = mine.init(params), library.init(params), adam.init(params)
+    for step in range(2):
+        given = jax.tree.map(lambda g, step=step: g * (1 + step) + step, grads)
+        updates, state = mine.update(given, state)
+        expected, reference = library.update(given, reference, params)
+        others, plain = adam.update(given, plain)
+        others, expected = flat(others), flat(expected)
+        for name, value in flat(updates).items():
+            wanted = -expected[name] if name in axes else others[name]
+            np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=1e-5)
+    for matrix in flat(updates)["layers.up.kernel"]:
+        values = np.linalg.svd(matrix, compute_uv=False) / (0.2 * 16**0.5)
+        assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_moments_have_the_boxes_of_their_parameters(problem):
+    boxed, _, how, _ = problem
+    state = init_optimizer(OptimizerConfig(muon=True), boxed, how)[1]
+    assert set(state["muon"].mu) == set(MUON) and not set(state["adam"].nu) & set(MUON)
+    assert state["muon"].mu["layers.up.kernel"].names == ("layers", "embed", "mlp")
+
+
+def test_every_device_has_its_share_of_the_work_and_the_same_result(problem):
+    boxed, grads, how, _ = problem
+    params, config = nn.unbox(boxed), OptimizerConfig(muon=True, weight_decay=0.1)
+
+    def step(grads, params):
+        state = init_optimizer(config, params, how)
+        return apply_gradients(config, grads, state, params, how, 0.1)[0]
+
+    alone = jax.jit(step).lower(grads, params).compile()
+    with jax.set_mesh(make_mesh(MeshConfig(data=8))):
+        split = jax.jit(step).lower(grads, params).compile()
+        for a, b in zip(
+            jax.tree.leaves(split(grads, params)),
+            jax.tree.leaves(alone(grads, params)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-6)
+    # 24 matrices of the blocks, three of them on a device, and one of the convolution on one device
+    flops = [c.cost_analysis()["flops"] for c in (alone, split)]
+    assert flops[1] < 0.3 * flops[0]
+
+
+def test_a_zero_gradient_moves_nothing(problem):
+    boxed, grads, _, axes = problem
+    muon = scale_by_muon_and_adam(axes, 0.9, 0.99, 1e-8)
+    updates, _ = muon.update(jax.tree.map(jnp.zeros_like, grads), muon.init(nn.unbox(boxed)))
+    assert not any(x.any() for x in flat(updates).values())

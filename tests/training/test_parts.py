@@ -20,6 +20,7 @@ from jwm_jax.training.optimizer import (
     apply_gradients,
     init_optimizer,
     learning_rate,
+    trained_gradients,
     treatments,
     update_ema,
 )
@@ -48,7 +49,7 @@ def test_the_update_is_optax_adamw_at_a_constant_rate():
         optax.adamw(0.1, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.01, mask=mask),
     )
     mine, theirs = params, params
-    state, reference = init_optimizer(CONFIG, params), tx.init(params)
+    state, reference = init_optimizer(CONFIG, params, how), tx.init(params)
     for seed in range(3):
         grads = jax.tree.map(lambda p, s=seed: jnp.sin(p * (7 + s)), params)
         mine, state = apply_gradients(CONFIG, grads, state, mine, how, 0.1)
@@ -63,7 +64,7 @@ def test_without_a_first_moment_the_update_is_that_of_adam_with_b1_0():
     config = replace(CONFIG, b1=0.0, clip=0.0, weight_decay=0.0)
     how = treatments(jax.eval_shape(ToyTask().init, jax.random.key(0)))
     adam = optax.adam(0.1, b1=0.0, b2=0.99, eps=1e-8)
-    mine, state, theirs, reference = params, init_optimizer(config, params), params, None
+    mine, state, theirs, reference = params, init_optimizer(config, params, how), params, None
     reference = adam.init(params)
     for seed in range(3):
         grads = jax.tree.map(lambda p, s=seed: jnp.sin(p * (7 + s)), params)
@@ -82,16 +83,21 @@ def test_stacked_layers_do_not_turn_biases_into_matrices():
     boxed = {
         "bias": box(jnp.zeros((3, 4)), ("layers", "embed")),
         "kernel": box(jnp.zeros((3, 4, 4)), ("layers", "embed", "mlp")),
+        "modulation": box(jnp.zeros((3, 6, 4)), ("layers", None, "embed")),
+        "table": box(jnp.zeros((9, 4)), (None, "embed")),
     }
     how = treatments(boxed)
-    assert not how["bias"].decayed and how["kernel"].decayed
+    assert {name for name, treatment in how.items() if treatment.decayed} == {"kernel"}
 
 
 def test_a_frozen_parameter_stays_and_does_not_count_for_clipping():
     params = {"a": jnp.ones((2, 2)), "b": {"c": jnp.ones((2, 2))}}
     how = treatments(params, lambda name: name != "b.c")
     grads = {"a": jnp.full((2, 2), 0.1), "b": {"c": jnp.full((2, 2), 1e6)}}
-    new, state = apply_gradients(CONFIG, grads, init_optimizer(CONFIG, params), params, how, 0.1)
+    state = init_optimizer(CONFIG, params, how)
+    grads = trained_gradients(grads, how)
+    np.testing.assert_allclose(optax.tree.norm(grads), 0.2, rtol=1e-6)
+    new, state = apply_gradients(CONFIG, grads, state, params, how, 0.1)
     assert np.array_equal(new["b"]["c"], params["b"]["c"])
     np.testing.assert_allclose(state[1].mu["a"], 0.01, rtol=1e-5)
 
