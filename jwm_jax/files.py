@@ -123,18 +123,18 @@ def folder_beside(folder: Path) -> Iterator[Path]:
     if entries(folder):
         raise UsageError(f"{folder} is not empty; name a new folder.")
     temporary = _beside(folder)
-    try:
-        make_folder(folder.parent)
-        temporary.mkdir()
-        yield temporary
-        if folder.is_dir():
-            for path in folder.iterdir():
-                _discard(path)
-        temporary.rename(folder)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with folder_kept_if_used(folder.parent):
+        try:
+            temporary.mkdir()
+            yield temporary
+            if folder.is_dir():
+                for path in folder.iterdir():
+                    _discard(path)
+            temporary.rename(folder)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _discard(path: Path) -> None:
@@ -151,14 +151,21 @@ def make_folder(folder: Path) -> list[Path]:
         The folders that this call made, outermost first.
 
     Raises:
-        OSError: It cannot be made.
+        ResourceError: It cannot be made.
     """
+    try:
+        return _make_folder(folder)
+    except OSError as error:
+        raise _cannot_make(folder, error) from error
+
+
+def _make_folder(folder: Path) -> list[Path]:
     made: list[Path] = []
     for attempt in range(100):
         try:
             if not folder.is_dir():
                 if folder.parent != folder:
-                    made += [p for p in make_folder(folder.parent) if p not in made]
+                    made += [p for p in _make_folder(folder.parent) if p not in made]
                 folder.mkdir()
                 made.append(folder)
             return made
@@ -183,7 +190,7 @@ def folder_kept_if_used(folder: Path) -> Iterator[Path]:
     """A folder that is made for a block, and removed again if the block leaves nothing in it.
 
     Raises:
-        OSError: It cannot be made.
+        ResourceError: It cannot be made.
     """
     made = make_folder(folder)
     try:
@@ -226,16 +233,15 @@ def check_writable(folder: Path) -> None:
     try:
         (probe / wanted.relative_to(there)).mkdir(parents=True)
     except OSError as error:
-        raise cannot_make(folder, error) from error
+        raise _cannot_make(folder, error) from error
     finally:
         shutil.rmtree(probe, ignore_errors=True)
 
 
-def cannot_make(folder: Path, error: OSError) -> ResourceError:
-    """The error of a folder that cannot be made."""
+def _cannot_make(folder: Path, error: OSError) -> ResourceError:
     return ResourceError(
         f"{folder}: cannot make or write to this folder ({error.strerror or error}); name another "
-        "with --out."
+        "one."
     )
 
 
@@ -265,7 +271,7 @@ def numbered_kept_if_used(name: str, root: Path) -> Iterator[Path]:
     try:
         made = _make_numbered(name, root)
     except OSError as error:
-        raise cannot_make(root, error) from error
+        raise _cannot_make(root, error) from error
     try:
         yield made[-1]
     finally:
@@ -276,7 +282,7 @@ def _make_numbered(name: str, root: Path) -> list[Path]:
     """The folders that were made, the numbered one last."""
     made: list[Path] = []
     for attempt in itertools.count(1):
-        made += make_folder(root)
+        made += _make_folder(root)
         folder = numbered(name, max(numbers(name, root), default=0) + 1, root)
         try:
             folder.mkdir()

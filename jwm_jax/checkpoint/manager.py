@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from jwm_jax.errors import DataError, ResourceError
-from jwm_jax.files import is_litter, write_beside
+from jwm_jax.files import is_litter, make_folder, write_beside
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -136,7 +136,7 @@ class CheckpointManager:
         self._error: BaseException | None = None
         self._primary = jax.process_index() == 0
         if self._primary:
-            self.root.mkdir(parents=True, exist_ok=True)
+            make_folder(self.root)
             self._remove_unfinished()
 
     def _remove_unfinished(self) -> None:

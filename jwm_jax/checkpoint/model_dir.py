@@ -18,7 +18,7 @@ import numpy as np
 
 from jwm_jax.checkpoint.dataclass_json import from_dict, to_dict
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.files import cannot_make, entries, expand_user, make_folder, write_whole
+from jwm_jax.files import entries, expand_user, make_folder, write_whole
 
 FORMAT_VERSION = 1
 KINDS = ("worldrec", "worldgen", "codec")
@@ -178,10 +178,7 @@ def save_model(
             raise ValueError(f"tensor {name} is not finite as {array.dtype}; nothing was written.")
         tensors[name] = np.asarray(array, order="C")
     directory = Path(directory)
-    try:
-        make_folder(directory)
-    except OSError as error:
-        raise cannot_make(directory, error) from error
+    make_folder(directory)
     header = {
         "format_version": FORMAT_VERSION,
         "kind": kind,

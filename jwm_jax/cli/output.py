@@ -7,13 +7,12 @@
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from jwm_jax.errors import UsageError
 from jwm_jax.files import (
-    cannot_make,
     check_writable,
     entries,
     expand_user,
@@ -44,14 +43,12 @@ class OutputFolder:
         Raises:
             ResourceError: It cannot be made.
         """
-        with ExitStack() as stack:
-            if self.path is None:
-                folder = stack.enter_context(numbered_kept_if_used(self.verb, RUNS))
-            else:
-                try:
-                    folder = stack.enter_context(folder_kept_if_used(self.path))
-                except OSError as error:
-                    raise cannot_make(self.path, error) from error
+        made = (
+            numbered_kept_if_used(self.verb, RUNS)
+            if self.path is None
+            else folder_kept_if_used(self.path)
+        )
+        with made as folder:
             yield folder
 
 

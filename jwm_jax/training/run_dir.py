@@ -15,7 +15,6 @@ import numpy as np
 
 from jwm_jax.errors import UsageError
 from jwm_jax.files import (
-    cannot_make,
     check_writable,
     entries,
     make_folder,
@@ -122,10 +121,7 @@ class RunFolder:
         self.path, settings = out, (config, resume, overwrite)
         check_writable(out)
         _examine(out, *settings)  # refuse before anything is written, even the lock
-        try:
-            self._made = make_folder(out)
-        except OSError as error:
-            raise cannot_make(out, error) from error
+        self._made = make_folder(out)
         try:
             self._lock = RunLock(out)
             try:

@@ -20,7 +20,7 @@ from jwm_jax.data.streets.clip import DEFAULT_VIEWS, make_clip, make_rig
 from jwm_jax.data.streets.street import RUNGS, split_of_seed
 from jwm_jax.data.tfds_clips import write_dataset
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.files import cannot_make, entries, folder_kept_if_used, write_beside, write_whole
+from jwm_jax.files import entries, folder_kept_if_used, write_beside, write_whole
 from jwm_jax.folder_lock import LOCK, FolderLock
 
 
@@ -121,10 +121,7 @@ def make_dataset(
     _check_empty(folder)
     store = folder.with_name(f"{folder.name}.clips")
     with ExitStack() as stack:
-        try:
-            stack.enter_context(folder_kept_if_used(store))
-        except OSError as error:
-            raise cannot_make(store, error) from error
+        stack.enter_context(folder_kept_if_used(store))
         stack.enter_context(FolderLock(store, "is being filled by"))
         _check_empty(folder)  # again: whoever held the lock may have finished
         _check_same(store / "config.json", config)
