@@ -185,17 +185,25 @@ def _cache_compilations():
     Where there is no such folder, nothing is kept.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        try:
-            root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-            folder = Path(root).absolute() / "jwm_jax" / "xla"
-            folder.mkdir(parents=True, exist_ok=True)
-        except (RuntimeError, OSError):  # no home folder, or one that cannot be written to
-            return
-        if not os.access(folder, os.W_OK):
+        folder = _cache_folder()
+        if folder is None:
             return
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def _cache_folder() -> Path | None:
+    """The user's cache folder of this package; None if there is none or it cannot be written to."""
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = root / "jwm_jax" / "xla"
+        if not root.is_absolute():
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+    except (RuntimeError, OSError):
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _is_lack_of_resources(error: Exception) -> bool:
