@@ -7,7 +7,6 @@ new one; where writing fails the old one is intact and nothing partial is left.
 
 import itertools
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -19,9 +18,6 @@ from jwm_jax.errors import ResourceError, UsageError
 
 LITTER = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
 """Names, in lower case, that desktops leave beside other people's files; so are all dot files."""
-
-ESCAPE = "backslashreplace"
-"""How text that an encoding lacks is written."""
 
 
 def is_litter(path: str | os.PathLike[str]) -> bool:
@@ -46,7 +42,7 @@ def entries(folder: Path) -> list[Path]:
 
 def _beside(path: Path) -> Path:
     """A name in the same folder that nothing else has."""
-    return path.with_name(f".jwm-{os.getpid()}-{secrets.token_hex(6)}.tmp")
+    return path.with_name(f".jwm-{os.getpid()}-{os.urandom(6).hex()}.tmp")
 
 
 def _unwritable(path: Path, error: OSError) -> ResourceError:
@@ -101,7 +97,9 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> Path:
         ResourceError: It cannot be written; an earlier file of that name is as it was.
     """
     with write_beside(path) as file:
-        file.write(content.encode("utf-8", ESCAPE) if isinstance(content, str) else content)
+        file.write(
+            content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+        )
     return Path(path)
 
 

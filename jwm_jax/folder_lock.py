@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import platform
-import secrets
 import threading
 import time
 from contextlib import suppress
@@ -127,7 +126,7 @@ class FolderLock:
             "boot": _boot(),
             "process_numbers": _process_numbers(),
             "started": time.time(),
-            "token": secrets.token_hex(16),
+            "token": os.urandom(16).hex(),
         }
         self._end = threading.Event()
         try:

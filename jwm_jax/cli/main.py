@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 from jwm_jax.cli.backend import missing_backend
 from jwm_jax.errors import JwmError, ResourceError, UsageError
-from jwm_jax.files import ESCAPE
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -176,7 +175,7 @@ def _escape_what_the_terminal_lacks():
     """A name that the output's encoding lacks is written with escapes; it is no reason to fail."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=ESCAPE)
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _cache_compilations():

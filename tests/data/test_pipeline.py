@@ -13,7 +13,7 @@ from jwm_jax.data.records import decode_clip, encode_clip
 from jwm_jax.data.streets import FIRST_TEST_SEED, make_clip
 from jwm_jax.data.streets.make import StreetsConfig, make_dataset
 from jwm_jax.data.tfds_clips import load_dataset_clip, open_records, splits_of
-from jwm_jax.errors import DataError, UsageError
+from jwm_jax.errors import DataError, ResourceError, UsageError
 
 VIEWS = ("front_left", "front")
 STREETS = StreetsConfig(
@@ -151,6 +151,37 @@ def test_making_goes_on_where_it_stopped(tmp_path, monkeypatch):
         make_dataset(tmp_path / "d", config)
     with pytest.raises(UsageError, match="mix"):
         make_dataset(tmp_path / "e", dataclasses.replace(config, first_seed=FIRST_TEST_SEED - 1))
+
+
+def test_a_second_making_of_the_same_folder_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    from jwm_jax.data.streets import make as module
+
+    real, refusals = module._render, []
+    config = dataclasses.replace(STREETS, clips=1, frames=2, workers=1)
+
+    def meanwhile(task):
+        for other in (config, dataclasses.replace(config, frames=3)):
+            with pytest.raises(UsageError, match="is being filled by process") as refused:
+                make_dataset(tmp_path / "d", other)
+            refusals.append(refused)
+        return real(task)
+
+    monkeypatch.setattr(module, "_render", meanwhile)
+    make_dataset(tmp_path / "d", config)
+    assert len(refusals) == 2 and splits_of(tmp_path / "d") == {"train": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_making_that_fails_before_its_first_clip_leaves_nothing(tmp_path, monkeypatch):
+    from jwm_jax.data.streets import make as module
+
+    def fail(task):
+        raise ResourceError("the disk is full.")
+
+    monkeypatch.setattr(module, "_render", fail)
+    with pytest.raises(ResourceError):
+        make_dataset(tmp_path / "new" / "d", dataclasses.replace(STREETS, workers=1))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_imports_tensorflow(folder):
