@@ -190,7 +190,7 @@ def test_a_camera_matrix_of_another_shape(jwm_data, tmp_path):
     arrays = dict(np.load(source / "cameras.npz"))
     np.savez(tmp_path / "cameras.npz", **(arrays | {"K": np.eye(4)}))
     (tmp_path / "image_02_jpg").mkdir()
-    with pytest.raises(DataError, match=r"cameras.npz: expected K of shape \[3, 3\], got \[4, 4\]"):
+    with pytest.raises(DataError, match=r"cameras.npz: K has shape \[4, 4\], expected \[3, 3\]"):
         load_kitti(str(tmp_path))
 
 
