@@ -122,9 +122,7 @@ def _read_lidar(path: Path, ego_from_lidar: np.ndarray) -> np.ndarray:
     return np.concatenate([xyz, points[:, 3:4] / 255.0], axis=1)
 
 
-def _read_boxes(
-    arrays: dict[str, np.ndarray], world_from_lidar: np.ndarray, path: Path
-) -> Tracks:
+def _read_boxes(arrays: dict[str, np.ndarray], world_from_lidar: np.ndarray, path: Path) -> Tracks:
     boxes = np.asarray(arrays["boxes_lidar"], np.float64)
     if boxes.shape[1] < 7:
         raise DataError(
