@@ -1,10 +1,10 @@
 """Pictures, lidar scans and folders that may be missing, empty or broken: errors name them."""
 
+import io
 import os
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -48,13 +48,13 @@ def require_folder(path: str | os.PathLike, what: str) -> Path:
     return folder
 
 
-def read_image(source: Path | BinaryIO, name: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(source: Path | io.BytesIO, name: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """A whole picture as 8-bit RGB, the way up that its EXIF orientation says.
 
     16-bit grey levels are scaled: 0 to 65535 become 0 to 255.
 
     Args:
-        source: A file, or an open one.
+        source: A file, or the bytes of one.
         name: What to call it in messages; the file's path if None.
 
     Raises:
