@@ -13,6 +13,7 @@ import numpy as np
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.scene.cameras import Intrinsics, inside_image
 from jwm_jax.scene.clip import Clip
+from jwm_jax.scene.tracks import CATEGORIES
 from jwm_jax.scene.transforms import transform_points
 
 ROTATION_TOLERANCE = 1e-3
@@ -395,6 +396,9 @@ def _check_tracks(clip: Clip):
     zero = seen & finite & ~np.asarray(tracks.quats).any(axis=-1)
     if zero.any():
         yield _error(f"{int(zero.any(axis=1).sum())} tracks have quaternions of length 0.")
+    category = np.asarray(tracks.category)
+    if ((category < 0) | (category >= len(CATEGORIES))).any():
+        yield _error(f"categories of the tracks must be 0 to {len(CATEGORIES) - 1}.")
     if len(tracks.ids) != tracks.num_tracks or len(set(tracks.ids)) != len(tracks.ids):
         yield _error(
             f"the ids of the tracks are not one name for each of {tracks.num_tracks}: "
