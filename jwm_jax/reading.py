@@ -23,7 +23,16 @@ _MARKS = (
 """Byte order marks, which Windows' editors and shells put in front of text."""
 
 Shapes = Mapping[str, str]
-"""Shape of each array, an axis a word: a length, or a letter for a length that arrays share."""
+"""What each array is: a word of `_KINDS`, if it is no real numbers, and a word an axis, a length or
+a letter for a length that arrays share. "whole n" is a list of whole numbers, "" a single number.
+"""
+
+_KINDS = {
+    "": ("biuf", "numbers"),
+    "whole": ("iu", "whole numbers"),
+    "truth": ("b", "truth values"),
+    "text": ("US", "text"),
+}
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
@@ -69,7 +78,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def read_arrays(path: Path, numbers: Shapes, texts: Shapes | None = None) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, those that are required checked by `require_shapes`.
 
     Raises:
@@ -83,57 +92,47 @@ def read_arrays(path: Path, numbers: Shapes, texts: Shapes | None = None) -> dic
             arrays = {name: file[name] for name in file.files}
     except Exception as error:  # numpy and zipfile raise many kinds
         raise DataError(f"{path}: cannot be read as .npz ({error}); it may be cut short.") from None
-    require_shapes(arrays, numbers, str(path), texts)
+    require_shapes(arrays, shapes, str(path))
     return arrays
 
 
-def require_shapes(
-    arrays: Mapping[str, np.ndarray], numbers: Shapes, where: str, texts: Shapes | None = None
-) -> dict[str, int]:
-    """Check that arrays are there, are numbers or text, and have shapes that fit each other.
+def require_shapes(arrays: Mapping[str, np.ndarray], shapes: Shapes, where: str) -> None:
+    """Check that arrays are there, and are of the kind and the shape that fits the others.
 
     Nothing is broadcast: where several arrays share a length, one of length 1 does not stand for
     all. Values are not looked at.
 
     Args:
         arrays: By name; others than those asked for are ignored.
-        numbers: Shapes of arrays of numbers or truth values, such as {"K": "v 3 3", "times": "v"}.
+        shapes: Such as {"K": "v 3 3", "times": "v", "names": "text v"}.
         where: The file, for messages.
-        texts: Shapes of arrays of text.
-
-    Returns:
-        The length that each letter stands for.
 
     Raises:
         DataError: An array is missing, of another kind, or of another shape.
     """
-    wanted = {**numbers, **(texts or {})}
-    missing = [name for name in wanted if name not in arrays]
+    missing = [name for name in shapes if name not in arrays]
     if missing:
         raise DataError(f"{where}: lacks the arrays {', '.join(missing)}.")
-    lengths: dict[str, int] = {}
-    first: dict[str, str] = {}
-    for name, shape in wanted.items():
-        array, axes = np.asarray(arrays[name]), shape.split()
-        kinds, what = ("US", "text") if name not in numbers else ("biuf", "numbers")
-        if array.dtype.kind not in kinds:
+    lengths: dict[str, tuple[int, str]] = {}
+    for name, words in shapes.items():
+        array, axes = np.asarray(arrays[name]), words.split()
+        kind = axes.pop(0) if axes and axes[0] in _KINDS else ""
+        letters, what = _KINDS[kind]
+        if array.dtype.kind not in letters:
             raise DataError(f"{where}: {name} holds {array.dtype}, expected {what}.")
-        fits = array.ndim == len(axes)
         for axis, length in zip(axes, array.shape, strict=False):
-            if axis.isdigit():
-                fits &= int(axis) == length
-            else:
-                fits &= lengths.setdefault(axis, length) == length
-                first.setdefault(axis, name)
-        if not fits:
-            words = ", ".join(
-                f"as many as {first[a]} ({lengths[a]})" if a in first and first[a] != name else a
-                for a in axes
+            lengths.setdefault(axis, (int(axis) if axis.isdigit() else length, name))
+        wanted = [lengths.get(axis, (axis, name)) for axis in axes]
+        if list(array.shape) != [length for length, _ in wanted]:
+            shared = lambda first: "" if first == name else f" (as many as {first})"  # noqa: E731
+            expected = ", ".join(
+                axis if axis.isdigit() else f"{length}{shared(first)}"
+                for axis, (length, first) in zip(axes, wanted, strict=True)
             )
             raise DataError(
-                f"{where}: {name} has shape {list(array.shape)}, expected [{words}] {what}."
+                f"{where}: {name} has shape {list(array.shape)}, expected "
+                f"{f'[{expected}]' if axes else 'a single value'}."
             )
-    return lengths
 
 
 def natural_order(paths: Iterable[Path], root: Path) -> list[Path]:

@@ -104,12 +104,12 @@ def _known(entry: Any, place: str, where: str, path: Path) -> None:
         elsewhere = [p for p, names in KEYS.items() if key in names]
         hint = _INSTEAD.get(key.lower().replace("_", "").replace("-", ""))
         if hint is None and close:
-            hint = f"did you mean {close[0]!r}?"
+            hint = f"perhaps {close[0]!r} is meant"
         if hint is None and elsewhere:
             hint = f"it is a key of {elsewhere[0]}"
         raise DataError(
-            f"{path}: nothing reads the key {key!r}{where}: {hint or 'take it out'}. Known are "
-            f"{known}; a remark begins with _."
+            f"{path}: nothing reads the key {key!r}{where}; {hint or 'take it out'}. Known there "
+            f"are {known}, and remarks, which begin with _."
         )
 
 

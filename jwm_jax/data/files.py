@@ -135,8 +135,8 @@ def read_points(path: Path, columns: int) -> np.ndarray:
 def numbered_files(folder: Path, suffixes: Sequence[str], what: str) -> dict[int, Path]:
     """Files that are named by their frame's number and nothing else, by that number.
 
-    However many zeros stand in front. Of two files of one frame that differ in the suffix, the one
-    whose suffix stands first is taken.
+    However many zeros stand in front. Of files of one frame that differ in nothing but the suffix,
+    one is taken, the one whose suffix stands first.
 
     Args:
         folder: Where they lie.
@@ -144,20 +144,16 @@ def numbered_files(folder: Path, suffixes: Sequence[str], what: str) -> dict[int
         what: What they are, for messages.
 
     Raises:
-        DataError: A name is no number, or two names of one suffix are the same number.
+        DataError: A name is no number, or the same number with other zeros in front.
     """
-    files, found = entries(folder), {}
-    for suffix in reversed(suffixes):
-        of_suffix: dict[int, Path] = {}
-        for path in [file for file in files if file.suffix.lower() == suffix]:
-            if not (path.stem.isascii() and path.stem.isdigit()):
-                raise DataError(
-                    f"{path}: {what} are named by the number of their frame, as 0000000007{suffix}."
-                )
-            twin = of_suffix.setdefault(int(path.stem), path)
-            if twin != path:
-                raise DataError(f"{path} and {twin.name} are the same frame; remove one of them.")
-        found |= of_suffix
+    files = [path for path in entries(folder) if path.suffix.lower() in suffixes]
+    found: dict[int, Path] = {}
+    for path in sorted(files, key=lambda path: suffixes.index(path.suffix.lower())):
+        if not (path.stem.isascii() and path.stem.isdigit()):
+            raise DataError(f"{path}: {what} are named by their frame's number alone: 0000000007.")
+        twin = found.setdefault(int(path.stem), path)
+        if twin.stem != path.stem:
+            raise DataError(f"{path} and {twin.name} are the same frame; remove one of them.")
     return dict(sorted(found.items()))
 
 

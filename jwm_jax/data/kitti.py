@@ -53,7 +53,7 @@ _SEQUENCE_ARRAYS = {
     "K": "3 3",
     "width": "",
     "height": "",
-    "frame_ids": "t",
+    "frame_ids": "whole t",
     "t_s": "t",
     "world_from_velo": "t 4 4",
     "world_from_cam": "t 4 4",
@@ -111,7 +111,7 @@ def _frustum_scans(path: Path, frames: int) -> list[np.ndarray] | None:
     if not path.exists():
         return None
     arrays = read_arrays(
-        path, {"points_i16": "p 4", "offsets": "n", "scale_m": "", "reflectance_scale": ""}
+        path, {"points_i16": "p 4", "offsets": "whole n", "scale_m": "", "reflectance_scale": ""}
     )
     offsets, points = arrays["offsets"], len(arrays["points_i16"])
     rises = np.array_equal(np.sort(offsets), offsets)

@@ -47,21 +47,24 @@ CATEGORY_OF = {
 
 _BOX_REACH = 0.05  # seconds before and after the annotation over which boxes are extrapolated
 
-_NUMBERS = {
+_ARRAYS = {
+    "cams": "text v",
     "K": "v 3 3",
     "width": "",
     "height": "",
     "cam2ego": "v 4 4",
     "ego2global_at_cam": "v 4 4",
     "cam_t": "v",
+    "image_files": "text v",
     "lidar_t": "",
+    "lidar_file": "text",
     "lidar2ego": "4 4",
     "ego2global_at_lidar": "4 4",
     "boxes_lidar": "n k",
-    "box_label": "n",
+    "box_label": "whole n",
     "box_velocity": "n 2",
+    "class_names": "text c",
 }
-_TEXTS = {"cams": "v", "image_files": "v", "lidar_file": "", "class_names": "c"}
 
 
 def load_nuscenes(where: str) -> Clip:
@@ -77,7 +80,7 @@ def load_nuscenes(where: str) -> Clip:
             f"{folder}: expected sample.npz of one exported key frame; this build does not read "
             "nuScenes' own JSON tables."
         )
-    arrays = read_arrays(path, _NUMBERS, _TEXTS)
+    arrays = read_arrays(path, _ARRAYS)
     names = tuple(str(name) for name in arrays["cams"])
     if not names:
         raise DataError(f"{path}: names no camera in cams.")
@@ -134,7 +137,7 @@ def _read_boxes(arrays: dict[str, np.ndarray], world_from_lidar: np.ndarray, pat
     centers = boxes[:, None, :3] + offsets[:, None] * velocity[:, None]
     rotation = world_from_lidar[:3, :3] @ yaw_rotation(boxes[:, 6])
     names, labels = arrays["class_names"], arrays["box_label"]
-    if labels.dtype.kind not in "iu" or not all(-1 <= label < len(names) for label in labels):
+    if not all(-1 <= label < len(names) for label in labels):
         raise DataError(
             f"{path}: expected box_label to hold {len(boxes)} indices of the {len(names)} "
             f"class_names, or -1 for none of them, got {np.asarray(labels).tolist()}."

@@ -36,8 +36,10 @@ FORMAT_VERSION = 1
 
 _GAUSSIANS = {
     **dict.fromkeys(("means", "scales", "colors"), "n 3"),
+    **dict.fromkeys(("opacities", "time", "lifespan", "confidence"), "n"),
     "quats": "n 4",
-    **dict.fromkeys(("opacities", "mask", "time", "lifespan", "owner", "confidence"), "n"),
+    "mask": "truth n",
+    "owner": "whole n",
     "feature": "n d",
 }
 _TRACKS = {
@@ -45,8 +47,8 @@ _TRACKS = {
     "centers": "n s 3",
     "quats": "n s 4",
     "sizes": "n 3",
-    "valid": "n s",
-    "category": "n",
+    "valid": "truth n s",
+    "category": "whole n",
 }
 """Shapes of the arrays of a scene file."""
 
@@ -194,8 +196,6 @@ class Scene:
                 return None
             wanted = {k: v for k, v in shapes.items() if k in found or k != optional}
             require_shapes(found, wanted, f"{path}: {prefix}")
-            if any(found[k].dtype != bool for k in ("mask", "valid") if k in wanted):
-                raise DataError(f"{path}: mask and valid must be truth values.")
             return {k: found[k] for k in (*wanted, "ids") if k in found}
 
         gaussians = part("gaussians", _GAUSSIANS, optional="feature")
@@ -203,7 +203,7 @@ class Scene:
         sky = part("sky", {"texture": "h w 3"})
         things = 0 if tracks is None else len(tracks["sizes"])
         owner = gaussians["owner"]
-        if owner.dtype.kind not in "iu" or (owner < 0).any() or (owner > things).any():
+        if (owner < 0).any() or (owner > things).any():
             raise DataError(f"{path}: owners must be 0 to {things}, the number of tracks.")
         if tracks is not None:
             tracks["ids"] = tuple(str(i) for i in tracks.get("ids", ()))
