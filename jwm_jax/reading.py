@@ -124,9 +124,8 @@ def require_shapes(arrays: Mapping[str, np.ndarray], shapes: Shapes, where: str)
             lengths.setdefault(axis, (int(axis) if axis.isdigit() else length, name))
         wanted = [lengths.get(axis, (axis, name)) for axis in axes]
         if list(array.shape) != [length for length, _ in wanted]:
-            shared = lambda first: "" if first == name else f" (as many as {first})"  # noqa: E731
             expected = ", ".join(
-                axis if axis.isdigit() else f"{length}{shared(first)}"
+                str(length) if axis.isdigit() or first == name else f"{length} (as many as {first})"
                 for axis, (length, first) in zip(axes, wanted, strict=True)
             )
             raise DataError(
