@@ -73,7 +73,7 @@ def read_image(source: Path | io.BytesIO, name: str | None = None) -> UInt8[np.n
                     f"{name}: this image has 32 bits a pixel, which have no known white; save it "
                     "with 8 or 16."
                 )
-            return np.asarray(picture.convert("RGB"))
+            return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except FileNotFoundError:
         raise DataError(f"{name}: this image is missing.") from None
     except DataError:
