@@ -32,7 +32,7 @@ _LONGEST_GAP = 10.0  # seconds between frames of a drive
 _SHORTEST_GAP = 1e-3
 _LATEST = 1e11  # seconds since 1970: the year 5138
 _NO_MOTION = 0.5  # metres
-_REVERSED = 0.9  # of the way driven
+_REVERSED = 0.9  # of the way driven along the vehicle
 
 
 @dataclass(frozen=True)
@@ -343,7 +343,8 @@ def _check_direction(clip: Clip):
     forward = np.einsum("ti,ti->t", moved, clip.world_from_ego[:-1, :3, 0])
     driven = float(np.linalg.norm(moved, axis=1).sum())
     backward = float(-forward[forward < 0].sum())
-    if driven > _NO_MOTION and backward > _REVERSED * driven:
+    along = float(np.abs(forward).sum())
+    if driven > _NO_MOTION and backward > max(_REVERSED * along, driven / 2):
         yield _warning(
             f"the vehicle drives backward all the way ({backward:.1f} m). Camera poses may be in "
             "the convention of OpenGL and NeRF (x right, y up, z back): multiply each from the "
