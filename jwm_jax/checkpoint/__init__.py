@@ -2,25 +2,33 @@
 
 from jwm_jax.checkpoint.dataclass_json import from_dict, to_dict
 from jwm_jax.checkpoint.model_dir import (
+    STAGES,
     check_params,
+    check_shapes,
     flatten,
     load_config,
     load_params,
     read_header,
+    refuse_pickle,
     resolve_model,
     save_model,
     unflatten,
 )
+from jwm_jax.checkpoint.sharded import load_sharded
 from jwm_jax.checkpoint.warm_start import WarmStartReport, warm_start
 
 __all__ = [
+    "STAGES",
     "WarmStartReport",
     "check_params",
+    "check_shapes",
     "flatten",
     "from_dict",
     "load_config",
     "load_params",
+    "load_sharded",
     "read_header",
+    "refuse_pickle",
     "resolve_model",
     "save_model",
     "to_dict",

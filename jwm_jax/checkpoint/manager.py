@@ -3,14 +3,16 @@
 Orbax writes a step into a temporary folder and renames it, but it neither notices a flipped bit nor
 falls back to an older step. So after the rename a manifest with the SHA-256 of every file is
 written last; only a step whose manifest matches is restored, and restoring walks back from the
-newest step to the newest good one. Rejected steps are renamed to `<step>.corrupt` and kept for
-inspection. The last good step is never deleted before a newer one is good.
+newest step to the newest good one. Litter of the operating system does not count. Rejected steps
+are renamed to `<step>.corrupt` and kept for inspection. The last good step is never deleted before
+a newer one is good.
 
     checkpoints/00000200/{params,ema,opt,data}/...    checkpoints/00000200/manifest.json
 """
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import threading
@@ -22,6 +24,7 @@ import jax
 import numpy as np
 
 from jwm_jax.errors import DataError, ResourceError
+from jwm_jax.files import is_litter, make_folder, write_beside
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -32,8 +35,15 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+def _files(folder: Path) -> list[str]:
+    """Names, relative to a step's folder, of the files in it that are its own."""
+    files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    return sorted(name for name in files if name != MANIFEST and not is_litter(name))
+
+
+def _not_told_by_orbax(record: logging.LogRecord) -> bool:
+    """A log filter: of a failed save Orbax logs a traceback for every thread, and raises too."""
+    return record.exc_info is None or "orbax" not in Path(record.pathname).parts
 
 
 def write_manifest(folder: Path, step: int, config_hash: str) -> None:
@@ -45,11 +55,8 @@ def write_manifest(folder: Path, step: int, config_hash: str) -> None:
         config_hash: Identifies the config that the state belongs to.
     """
     files = {
-        path.relative_to(folder).as_posix(): {
-            "size": path.stat().st_size,
-            "sha256": _digest(path),
-        }
-        for path in _files(folder)
+        name: {"size": (folder / name).stat().st_size, "sha256": _digest(folder / name)}
+        for name in _files(folder)
     }
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -57,12 +64,10 @@ def write_manifest(folder: Path, step: int, config_hash: str) -> None:
         "config_hash": config_hash,
         "files": files,
     }
-    temporary = folder / (MANIFEST + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
+    with write_beside(folder / MANIFEST) as file:
+        file.write(json.dumps(manifest, indent=1).encode())
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(folder / MANIFEST)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -87,9 +92,10 @@ def verify_step(folder: Path) -> str | None:
         return f"{path} is missing: the save was not finished"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{path} cannot be read ({error})"
+    expected = {name: entry for name, entry in expected.items() if not is_litter(name)}
     if not expected:
         return f"{path} lists no files"
-    present = {p.relative_to(folder).as_posix() for p in _files(folder)}
+    present = set(_files(folder))
     for name in sorted(expected.keys() | present):
         file = folder / name
         if name not in present:
@@ -130,9 +136,12 @@ class CheckpointManager:
         self._error: BaseException | None = None
         self._primary = jax.process_index() == 0
         if self._primary:
-            self.root.mkdir(parents=True, exist_ok=True)
-            for leftover in self.root.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            make_folder(self.root)
+            self._remove_unfinished()
+
+    def _remove_unfinished(self) -> None:
+        for leftover in self.root.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def folder(self, step: int) -> Path:
         """Folder of a step."""
@@ -165,6 +174,7 @@ class CheckpointManager:
         folder = self.folder(step)
         if folder.exists():
             return
+        logging.getLogger("absl").addFilter(_not_told_by_orbax)  # at most once
         trees = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
         try:
             response = ocp.save_checkpointables_async(
@@ -185,8 +195,11 @@ class CheckpointManager:
             self._error = error
 
     def _failed(self, error: BaseException) -> ResourceError:
+        if self._primary:
+            self._remove_unfinished()
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return ResourceError(
-            f"saving a checkpoint to {self.root} failed ({error}); the earlier checkpoints are "
+            f"saving a checkpoint to {self.root} failed ({reason}); the earlier checkpoints are "
             "intact, so free some space and run the same command again."
         )
 

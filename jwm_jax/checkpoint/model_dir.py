@@ -1,8 +1,10 @@
 """A model directory: `config.json`, `params.safetensors`, `card.md`.
 
-config.json holds {format_version, kind, size, config}; the parameters are flat with dotted names;
-the card says in prose what the model is and what it was trained on. Loading compares every name and
-shape with what the config asks for, because a wrong file must never load silently.
+config.json holds {format_version, kind, size, config}, and for a generator `stage`, one of
+`STAGES`. A directory that does not name its stage serves wherever no stage is asked for, and
+nowhere else: whoever knows the stage may add it to the file by hand. The parameters are flat with
+dotted names; the card says in prose what the model is and what it was trained on. Loading compares
+every name and shape with what the config asks for, because a wrong file must never load silently.
 """
 
 import hashlib
@@ -16,9 +18,14 @@ import numpy as np
 
 from jwm_jax.checkpoint.dataclass_json import from_dict, to_dict
 from jwm_jax.errors import DataError, UsageError
+from jwm_jax.files import entries, expand_user, make_folder, write_whole
 
 FORMAT_VERSION = 1
 KINDS = ("worldrec", "worldgen", "codec")
+STAGES = ("bidirectional", "causal", "few_step")
+"""Of a worldgen model's training: whole clips at once, then chunk by chunk, then in few steps."""
+PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
+"""Suffixes, in lower case, of files that are never opened."""
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -57,26 +64,72 @@ def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], source:
         source: Where the parameters came from, for the message.
 
     Raises:
-        DataError: Naming the first tensor that is missing, surplus or of another shape.
+        DataError: Naming every tensor that is missing, surplus or of another shape.
     """
     came = {name: tuple(value.shape) for name, value in flatten(params).items()}
     need = {name: tuple(value.shape) for name, value in flatten(expected).items()}
+    check_shapes(came, need, source)
+
+
+def check_shapes(
+    came: Mapping[str, tuple[int, ...]], need: Mapping[str, tuple[int, ...]], source: str
+) -> None:
+    """The same for shapes by dotted name.
+
+    Raises:
+        DataError: Naming every tensor that is missing, surplus or of another shape.
+    """
+    faults, names_differ = [], False
     for name in sorted(need.keys() | came.keys()):
         if name not in came:
-            raise DataError(
-                f"{source}: tensor {name} with shape {need[name]} is missing; this is a checkpoint "
-                "of another model or size."
-            )
-        if name not in need:
-            raise DataError(
-                f"{source}: tensor {name} with shape {came[name]} is not part of the model; this "
-                "is a checkpoint of another model or size."
-            )
-        if came[name] != need[name]:
-            raise DataError(
-                f"{source}: tensor {name} should have shape {need[name]} but has {came[name]}; "
-                "this is a checkpoint of another size."
-            )
+            faults.append(f"tensor {name} with shape {need[name]} is missing")
+            names_differ = True
+        elif name not in need:
+            faults.append(f"tensor {name} with shape {came[name]} is not part of the model")
+            names_differ = True
+        elif came[name] != need[name]:
+            faults.append(f"tensor {name} should have shape {need[name]} but has {came[name]}")
+    if faults:
+        other = "another model or size" if names_differ else "another size"
+        raise DataError(f"{source}: {'; '.join(faults)}; this is a checkpoint of {other}.")
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse a file of a format that can run any program when it is read.
+
+    Args:
+        path: Need not exist.
+
+    Raises:
+        DataError: Its name or its first bytes are those of a pickle or a zipped pickle.
+    """
+    named = path.suffix.lower() in PICKLES and not path.is_dir()
+    if named or (path.is_file() and _begins_like_a_pickle(path)):
+        raise DataError(
+            f"{path} is a pickle file, which can run any program when it is opened, so it is not "
+            "opened; convert it to safetensors with the program that made it."
+        )
+
+
+def _begins_like_a_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
+
+
+def weights_file(folder: Path) -> Path:
+    """The safetensors file of a model directory.
+
+    Raises:
+        DataError: It is missing, or a pickle is there instead.
+    """
+    path = folder / "params.safetensors"
+    if path.is_file():
+        refuse_pickle(path)
+        return path
+    for other in entries(folder):
+        refuse_pickle(other)
+    raise DataError(f"{path} is missing; copy the model again.")
 
 
 def save_model(
@@ -88,6 +141,7 @@ def save_model(
     card: str,
     *,
     half: bool = False,
+    stage: str | None = None,
 ) -> Path:
     """Write a model directory; every file appears whole or not at all.
 
@@ -99,17 +153,21 @@ def save_model(
         params: Nested dict of arrays.
         card: Markdown text of card.md.
         half: Store float32 tensors as float16 (half the bytes); they load as float32.
+        stage: Of a worldgen model's training, one of `STAGES`; None where it is unknown.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: For an unknown kind, or a value that is not finite in the stored type.
+        ResourceError: When a file cannot be written.
+        ValueError: For an unknown kind or stage, or a value that is not finite in the stored type.
     """
     from safetensors.numpy import save
 
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}.")
+    if stage is not None and (kind != "worldgen" or stage not in STAGES):
+        raise ValueError(f"a {kind} model has no stage {stage!r}; worldgen has {STAGES}.")
     tensors = {}
     for name, value in flatten(params).items():
         array = np.asarray(value)
@@ -120,25 +178,17 @@ def save_model(
             raise ValueError(f"tensor {name} is not finite as {array.dtype}; nothing was written.")
         tensors[name] = np.asarray(array, order="C")
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     header = {
         "format_version": FORMAT_VERSION,
         "kind": kind,
-        "size": size,
+        **({} if stage is None else {"stage": stage}),
         "config": to_dict(config),
     }
-    temporary = directory / "params.safetensors.tmp"
-    temporary.write_bytes(save(tensors))
-    temporary.replace(directory / "params.safetensors")
-    _write_text(directory / "card.md", card.rstrip() + "\n")
-    _write_text(directory / "config.json", json.dumps(header, indent=2) + "\n")
+    write_whole(directory / "params.safetensors", save(tensors))
+    write_whole(directory / "card.md", card.rstrip() + "\n")
+    write_whole(directory / "config.json", json.dumps(header, indent=2) + "\n")
     return directory
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def resolve_model(name_or_dir: str | os.PathLike[str], kind: str) -> Path:
@@ -153,8 +203,10 @@ def resolve_model(name_or_dir: str | os.PathLike[str], kind: str) -> Path:
 
     Raises:
         UsageError: When neither a shipped model nor a folder has that name.
+        DataError: When it is a pickle file.
     """
-    folder = Path(name_or_dir).expanduser()
+    folder = expand_user(name_or_dir)
+    refuse_pickle(folder)
     shipped = WEIGHTS / f"{kind}-{name_or_dir}"
     if folder.name == str(name_or_dir) and (shipped / "config.json").is_file():
         return shipped
@@ -192,12 +244,15 @@ def load_config(name_or_dir: str | os.PathLike[str], kind: str, config_class: ty
         raise DataError(message if where in message else f"{where}: {message}") from error
 
 
-def load_params(name_or_dir: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+def load_params(
+    name_or_dir: str | os.PathLike[str], kind: str, stages: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Read the parameters of a model directory.
 
     Args:
         name_or_dir: Shipped size or folder.
         kind: Kind that is expected.
+        stages: Stages of training that are accepted; empty accepts all and unknown ones.
 
     Returns:
         Nested dict of numpy arrays, float16 widened to float32.
@@ -210,8 +265,8 @@ def load_params(name_or_dir: str | os.PathLike[str], kind: str) -> dict[str, Any
     from safetensors.numpy import load_file
 
     folder = resolve_model(name_or_dir, kind)
-    read_header(folder, kind)
-    path = folder / "params.safetensors"
+    read_header(folder, kind, stages)
+    path = weights_file(folder)
     try:
         flat = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -234,7 +289,7 @@ def weights_digest(name_or_dir: str | os.PathLike[str], kind: str) -> str:
         UsageError: When there is no such model.
         DataError: When its weights cannot be read.
     """
-    path = resolve_model(name_or_dir, kind) / "params.safetensors"
+    path = weights_file(resolve_model(name_or_dir, kind))
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -242,18 +297,19 @@ def weights_digest(name_or_dir: str | os.PathLike[str], kind: str) -> str:
         raise DataError(f"{path} cannot be read ({error}); copy the model again.") from error
 
 
-def read_header(folder: Path, kind: str) -> dict[str, Any]:
+def read_header(folder: Path, kind: str, stages: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read and check config.json of a model directory.
 
     Args:
         folder: The model directory.
         kind: Kind that is expected.
+        stages: Stages of training that are accepted; empty accepts all and unknown ones.
 
     Returns:
-        {format_version, kind, size, config}.
+        {format_version, kind, size, config}, perhaps stage.
 
     Raises:
-        DataError: When it is missing or broken, or of another kind or version.
+        DataError: When it is missing or broken, or of another kind, version or stage.
     """
     path = folder / "config.json"
     try:
@@ -274,4 +330,18 @@ def read_header(folder: Path, kind: str) -> dict[str, Any]:
         )
     if header["kind"] != kind:
         raise DataError(f"{folder} holds a {header['kind']} model, but a {kind} was asked for.")
+    stage = header.get("stage")
+    if stage is not None and stage not in STAGES:
+        raise DataError(f"{path} has stage {stage!r}; expected one of {', '.join(STAGES)}.")
+    if stages and stage not in stages:
+        wanted = " or ".join(stages)
+        if stage is None:
+            raise DataError(
+                f'{path} names no "stage" of training, but {wanted} is needed; if the weights are '
+                f'of that stage, add "stage": "{stages[0]}" to the file.'
+            )
+        raise DataError(
+            f"{folder} holds weights of the stage {stage}, but {wanted} is needed; name a model of "
+            "that stage, or train it first."
+        )
     return header

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jwm_jax.cli.options import ClipSpec, Common, Writing
+from jwm_jax.cli.options import ClipSpec, Common, Writing, check_numbers
 from jwm_jax.cli.output import claim, say_next
 from jwm_jax.errors import DataError
+from jwm_jax.files import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +70,10 @@ def make(options: MakeOptions) -> None:
     own = {"out", "verbose"}
     fields = {k: v for k, v in vars(options).items() if k not in own}
     config = StreetsConfig(**fields)
-    folder = claimed.create()
-    print(f"Making {options.clips} clips in {folder}", flush=True)
-    with counting("Rendering clips") as report:
-        make_dataset(folder, config, report)
+    with claimed.made() as folder:
+        print(f"Making {options.clips} clips in {folder}", flush=True)
+        with counting("Rendering clips") as report:
+            make_dataset(folder, config, report)
     print(f"{options.clips} clips of {options.frames} frames: {folder}")
     spec = f"dataset:{folder}"
     say_next(("jwm", "data", "check", spec), ("jwm", "demo", "--clip", spec))
@@ -84,6 +85,7 @@ def check(options: CheckOptions) -> None:
     Raises:
         DataError: The drive is broken; the message says how many errors there are.
     """
+    check_numbers(1, frames=options.frames)
     folder = claim(options.out, "check", overwrite=options.overwrite)
     from jwm_jax.data import load_clip
     from jwm_jax.data.checks import MIN_FRAMES, check_clip
@@ -101,10 +103,11 @@ def check(options: CheckOptions) -> None:
             f"{options.clip}: {len(errors)} error{'s' * (len(errors) > 1)} in {clip.name}, listed "
             "above; nothing was drawn."
         )
-    from PIL import Image
+    from jwm_jax.export import picture_bytes
 
-    path = folder.create() / "check.png"
-    Image.fromarray(clip_sheet(clip, options.frames)).save(path)
+    sheet = picture_bytes(clip_sheet(clip, options.frames), "png")
+    with folder.made() as out:
+        path = write_whole(out / "check.png", sheet)
     print(f"{'no problems found' if not findings else 'no errors'}; drawn on {path}")
     demo = [("jwm", "demo", "--clip", options.clip)] if clip.num_frames >= MIN_FRAMES else []
     say_next(("jwm", "reconstruct", options.clip), *demo)

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 
-from jwm_jax.cli.options import Writing, check_steps
+from jwm_jax.cli.options import Writing, check_numbers
 from jwm_jax.cli.output import claim, say_next
 
 STREET = "procedural:full:1000003?frames={frames}&views={views}"
@@ -40,7 +40,7 @@ class Options(Writing):
 
 def run(options: Options) -> None:
     """Run `jwm demo`."""
-    check_steps(options.steps)
+    check_numbers(1, steps=options.steps, frames=options.frames)
     folder = claim(options.out, "demo", overwrite=options.overwrite)
     began = time.perf_counter()
     most = SHORT_FRAMES if options.short else options.frames
@@ -84,8 +84,8 @@ def run(options: Options) -> None:
         "Generate the future",
         lambda: show_future(world, clip.select(views=[front]), options.steps, options.seed),
     )
-    out = folder.create()
-    summary = write_report(out, options, clip, seen, future, seconds, began)
+    with folder.made() as out:
+        summary = write_report(out, options, clip, seen, future, seconds, began)
     print(f"\n{summary['headline']}")
     print(f"Report: {out / 'report.html'}")
     say_next(

@@ -13,6 +13,7 @@ from jwm_jax.export.chart import Series
 from jwm_jax.export.pictures import error_picture
 from jwm_jax.export.report import Headline, Report
 from jwm_jax.export.video import write_video
+from jwm_jax.files import write_whole
 from jwm_jax.scene import Clip, color_depth
 
 SUMMARY_VERSION = 1
@@ -57,7 +58,7 @@ def write_report(
         ]
     )
     report.write(out / "report.html")
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 

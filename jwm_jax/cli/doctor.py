@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from jwm_jax.cli.backend import left_out_backends, missing_backend
 from jwm_jax.cli.options import Common
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
@@ -40,9 +41,15 @@ def run(options: Options) -> int:
             missing.append(f"package {name} is not installed; run `pip install {name}`")
     import jax
 
-    devices = jax.devices()
-    kinds = sorted({d.device_kind for d in devices})
-    print(f"devices: {len(devices)} x {', '.join(kinds)} ({jax.default_backend()})")
+    lacking = missing_backend()
+    if lacking is None:
+        devices = jax.devices()
+        kinds = sorted({d.device_kind for d in devices})
+        print(f"devices: {len(devices)} x {', '.join(kinds)} ({jax.default_backend()})")
+        for name in left_out_backends():
+            print(f"  JAX_PLATFORMS also names {name}, which is not here")
+    else:
+        print(f"devices: none; {lacking}")
     print(f"cores: {os.cpu_count()}; memory: {_memory()}")
     print(f"disk: {shutil.disk_usage('.').free / 2**30:.1f} GiB free here")
     print(f"compiled programs: {os.environ.get('JAX_COMPILATION_CACHE_DIR', 'not kept')}")
@@ -57,7 +64,7 @@ def run(options: Options) -> int:
         missing.append(f"no weights in {weights}; install the package again")
     for line in missing:
         print(f"missing: {line}")
-    if not missing:
+    if not missing and lacking is None:
         print("nothing is missing\n\nNext:\n  jwm demo")
     return 1 if missing else 0
 

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jwm_jax.cli.options import Common, check_steps
+from jwm_jax.cli.options import Common, check_numbers
 from jwm_jax.cli.output import claim, say_next
 from jwm_jax.errors import UsageError
+from jwm_jax.files import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,8 @@ class Options(Common):
 
 def run(options: Options) -> None:
     """Run `jwm evaluate`."""
-    if options.count < 1:
-        raise UsageError(f"--count {options.count}: at least one street is needed.")
-    check_steps(options.steps)
+    check_numbers(1, count=options.count, steps=options.steps)
+    check_numbers(0, key_frame_every=options.key_frame_every)
     if options.clip is not None and options.what != "worldrec":
         raise UsageError("--clip goes with worldrec; the other protocols need procedural streets.")
     folder = None if options.out is None else claim(options.out, "evaluate", overwrite=None)
@@ -65,10 +65,10 @@ def run(options: Options) -> None:
     result = score(options)
     sheets = result.pop("sheets", {})
     if folder is not None:
-        path = folder.create()
-        (path / "scores.json").write_text(json.dumps(result, indent=2) + "\n")
-        for name, data in sheets.items():
-            (path / f"{name}.jpg").write_bytes(data)
+        with folder.made() as path:
+            write_whole(path / "scores.json", json.dumps(result, indent=2) + "\n")
+            for name, data in sheets.items():
+                write_whole(path / f"{name}.jpg", data)
     if options.json:
         print(json.dumps(result))
         return

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jwm_jax.cli.options import ClipSpec, Writing, check_steps
+from jwm_jax.cli.options import ClipSpec, Writing, check_numbers
 from jwm_jax.cli.output import claim, say_next
 from jwm_jax.errors import UsageError
 
@@ -42,7 +42,7 @@ def run(options: Options) -> None:
         UsageError: A number is out of range.
         DataError: The drive is broken or shorter than 9 frames.
     """
-    check_steps(options.steps)
+    check_numbers(1, steps=options.steps, frames=options.frames)
     folder = claim(options.out, "generate", overwrite=options.overwrite)
     from jwm_jax.data import load_clip
     from jwm_jax.data.checks import trim_frames
@@ -76,7 +76,8 @@ def run(options: Options) -> None:
         steps=options.steps,
         use_prior=options.prior,
     )
-    out = rollout.save(folder.create())
+    with folder.made() as out:
+        rollout.save(out)
     print(f"{len(rollout.frames)} frames, as video and as arrays: {out}")
     other = ["--no-prior"] if options.prior else ["--seed", str(options.seed + 1)]
     say_next(

@@ -11,13 +11,16 @@ Exit codes: 0 done, 1 failure, 2 usage, 3 bad data, 4 resources, 75 preempted an
 import difflib
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jwm_jax.cli.backend import missing_backend
 from jwm_jax.errors import JwmError, ResourceError, UsageError
+from jwm_jax.files import ESCAPE
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -78,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbose" in words
+    _escape_what_the_terminal_lacks()
     try:
         return _dispatch(words)
     except KeyboardInterrupt:
@@ -98,6 +102,9 @@ def explain(error: Exception) -> tuple[str, int]:
     """The message and exit code of a failure."""
     if isinstance(error, JwmError):
         return str(error), error.exit_code
+    backend = missing_backend()
+    if backend is not None:
+        return backend, ResourceError.exit_code
     if _is_lack_of_resources(error):
         return (
             f"out of memory or disk space: {_first_line(error)}. Use fewer frames, a smaller size, "
@@ -165,16 +172,35 @@ def _help(prefix: str = "") -> str:
     return "\n".join([_HEADER, "verbs:", *lines, _FOOTER.rstrip()])
 
 
+def _escape_what_the_terminal_lacks():
+    """A name that the output's encoding lacks is written with escapes; it is no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ESCAPE)
+
+
 def _cache_compilations():
-    """Let JAX keep compiled programs in the user's cache folder: a second run starts fast."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(root) / "jwm_jax" / "xla"))
+    """Let JAX keep compiled programs in the user's cache folder: a second run starts fast.
+
+    Where there is no such folder, nothing is kept.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        try:
+            root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            folder = Path(root).absolute() / "jwm_jax" / "xla"
+            folder.mkdir(parents=True, exist_ok=True)
+        except (RuntimeError, OSError):  # no home folder, or one that cannot be written to
+            return
+        if not os.access(folder, os.W_OK):
+            return
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def _is_lack_of_resources(error: Exception) -> bool:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    lacking = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE)
+    full = isinstance(error, OSError) and error.errno in lacking
     return full or isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 

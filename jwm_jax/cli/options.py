@@ -12,14 +12,20 @@ ClipSpec = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CLIP")]
 """A drive named on the command line, FORMAT:WHERE."""
 
 
-def check_steps(steps: int) -> None:
-    """Refuse a number of denoising steps below 1, before any work.
+def check_numbers(least: int, **flags: int | float | None) -> None:
+    """Refuse flags below a number, before any work.
+
+    Args:
+        least: The smallest number that is accepted.
+        **flags: Values by name of the flag; None for one that was not given.
 
     Raises:
-        UsageError: It is below 1.
+        UsageError: One is smaller, or no number at all.
     """
-    if steps < 1:
-        raise UsageError(f"--steps {steps}: expected 1 or more.")
+    for name, value in flags.items():
+        if value is not None and not value >= least:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} {value}: expected {least} or more.")
 
 
 @dataclass(frozen=True, kw_only=True)

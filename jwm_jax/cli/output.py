@@ -1,16 +1,24 @@
 """Where a verb writes: the folder of `--out`, or the next numbered one under runs/.
 
-`claim` refuses a folder with things in it before any work is done; `create` makes the folder when
-there is something to write, so that a failed run leaves no empty folder behind.
+`claim` refuses, before any work is done, a folder with things in it or one that cannot be made;
+`made` makes it when there is something to write, so that a failed run leaves nothing behind.
 """
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jwm_jax.errors import ResourceError, UsageError
+from jwm_jax.errors import UsageError
+from jwm_jax.files import (
+    check_writable,
+    entries,
+    expand_user,
+    folder_kept_if_used,
+    numbered_kept_if_used,
+)
 
 RUNS = Path("runs")
 """Where numbered folders go, below the current folder."""
@@ -28,22 +36,20 @@ class OutputFolder:
     path: Path | None
     verb: str
 
-    def create(self) -> Path:
-        """Make the folder.
+    @contextmanager
+    def made(self) -> Iterator[Path]:
+        """The folder, made for a block; it goes again if the block leaves nothing in it.
 
         Raises:
             ResourceError: It cannot be made.
         """
-        try:
-            if self.path is not None:
-                self.path.mkdir(parents=True, exist_ok=True)
-                return self.path
-            return _next_numbered(RUNS, self.verb)
-        except OSError as error:
-            where = self.path or RUNS
-            raise ResourceError(
-                f"{where}: cannot make this folder ({error.strerror}); name another with --out."
-            ) from None
+        made = (
+            numbered_kept_if_used(self.verb, RUNS)
+            if self.path is None
+            else folder_kept_if_used(self.path)
+        )
+        with made as folder:
+            yield folder
 
 
 def claim(
@@ -59,33 +65,20 @@ def claim(
         resume: The folder holds an earlier part of the same run.
 
     Raises:
-        UsageError: The folder has things in it, or is a file.
+        UsageError: The folder has things in it, or is or lies below a file.
+        ResourceError: It cannot be made or written to.
     """
     if out is None:
+        check_writable(RUNS)
         return OutputFolder(None, verb)
-    path = Path(out).expanduser()
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"--out {path} is a file; name a folder.")
-    occupied = path.is_dir() and next(path.iterdir(), None) is not None
-    if occupied and not (overwrite or resume):
+    path = expand_user(out)
+    check_writable(path)
+    if entries(path) and not (overwrite or resume):
         way_out = (
             "" if overwrite is None else ", or add --overwrite to replace an earlier run's files"
         )
         raise UsageError(f"--out {path} is not empty; name a new folder{way_out}.")
     return OutputFolder(path, verb)
-
-
-def _next_numbered(root: Path, verb: str) -> Path:
-    from jwm_jax.training.run_dir import numbered_dir
-
-    root.mkdir(parents=True, exist_ok=True)
-    while True:
-        path = numbered_dir(verb, root)
-        try:
-            path.mkdir()
-            return path
-        except FileExistsError:
-            continue
 
 
 def left_out(things: int, most_things: int, overflow: int) -> list[str]:

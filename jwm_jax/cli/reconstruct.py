@@ -5,8 +5,9 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from jwm_jax.cli.options import ClipSpec, Writing
+from jwm_jax.cli.options import ClipSpec, Writing, check_numbers
 from jwm_jax.cli.output import claim, left_out, say_next
+from jwm_jax.files import write_whole
 
 LANE_SHIFT = 2.0
 """Metres to either side of where the drive was."""
@@ -38,6 +39,7 @@ class Options(Writing):
 
 def run(options: Options) -> None:
     """Run `jwm reconstruct`."""
+    check_numbers(1, frames=options.frames, video_frames=options.video_frames)
     folder = claim(options.out, "reconstruct", overwrite=options.overwrite)
     import jax
     import numpy as np
@@ -71,20 +73,20 @@ def run(options: Options) -> None:
     missing = left_out(things, rec.config.max_tracks, overflow)
     for sentence in missing:
         print(sentence)
-    out = folder.create()
-    scene.save_ply(out / "scene.ply")
-    scene.save(out / "scene.npz")
-    written = _write_pictures(out, videos, clip.rate)
-    summary = {
-        "clip": options.clip,
-        "frames": context,
-        "views": list(clip.view_names),
-        "gaussians": count,
-        "reconstruct_seconds": round(seconds, 2),
-        "left_out": missing,
-        "files": ["scene.ply", "scene.npz", *written],
-    }
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    with folder.made() as out:
+        scene.save_ply(out / "scene.ply")
+        scene.save(out / "scene.npz")
+        written = _write_pictures(out, videos, clip.rate)
+        summary = {
+            "clip": options.clip,
+            "frames": context,
+            "views": list(clip.view_names),
+            "gaussians": count,
+            "reconstruct_seconds": round(seconds, 2),
+            "left_out": missing,
+            "files": ["scene.ply", "scene.npz", *written],
+        }
+        write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     print(f"{out}: {', '.join(summary['files'])}")
     future = [("jwm", "generate", options.clip)] if clip.num_frames >= MIN_FRAMES else []
     say_next(*future, ("jwm", "data", "check", options.clip))
@@ -94,7 +96,7 @@ def _spread(have: int, most: int) -> list[int]:
     """Indices of at most `most` frames, the first and last among them."""
     import numpy as np
 
-    return np.unique(np.linspace(0, have - 1, min(have, max(most, 1))).round().astype(int)).tolist()
+    return np.unique(np.linspace(0, have - 1, min(have, most)).round().astype(int)).tolist()
 
 
 def _render_all(scene, clip, frames) -> tuple[dict, int]:
@@ -140,21 +142,20 @@ def _render_all(scene, clip, frames) -> tuple[dict, int]:
 def _write_pictures(out, videos: dict, rate: float) -> list[str]:
     """Write a video of each name (a picture where there is one frame) and views.png."""
     import numpy as np
-    from PIL import Image
 
-    from jwm_jax.export import write_video
+    from jwm_jax.export import picture_bytes, write_video
     from jwm_jax.scene import contact_sheet
 
     names = []
     for name, frames in videos.items():
         stem = name.replace(" ", "_")
         if len(frames) == 1:
-            Image.fromarray(frames[0]).save(out / f"{stem}.png")
+            write_whole(out / f"{stem}.png", picture_bytes(frames[0], "png"))
             names.append(f"{stem}.png")
         else:
             names.append(write_video(out / f"{stem}.mp4", frames, rate or 10.0).name)
     order = ("recorded", "recorded poses", "left 2 m", "right 2 m", "frozen camera")
     chosen = np.unique(np.linspace(0, len(videos["recorded"]) - 1, 4).round().astype(int))
     rows = [[videos[name][t] for t in chosen] for name in order]
-    Image.fromarray(contact_sheet(rows, order)).save(out / "views.png")
+    write_whole(out / "views.png", picture_bytes(contact_sheet(rows, order), "png"))
     return [*names, "views.png"]

@@ -1,6 +1,7 @@
 """`jwm train`."""
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from jwm_jax.cli.options import Writing
+from jwm_jax.cli.options import Writing, check_numbers
 from jwm_jax.cli.output import RUNS, say_next
 from jwm_jax.errors import UsageError
+from jwm_jax.files import expand_user
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def run(options: Options) -> int:
     Raises:
         UsageError: For an unknown config or field, or a folder that holds something else.
     """
+    check_numbers(0, minutes=options.minutes)
     from jwm_jax.distributed import (
         HostConfig,
         initialize,
@@ -108,11 +111,11 @@ def run(options: Options) -> int:
 
         print("\n".join(preview(config, config.task(), mesh)))
         return 0
-    out = _folder(options, config.name)
     from jwm_jax.training.loop import fit
 
-    task = config.task()
-    result = fit(config, task, out, resume=options.resume, overwrite=options.overwrite)
+    with _folder(options, config.name) as out:
+        task = config.task()
+        result = fit(config, task, out, resume=options.resume, overwrite=options.overwrite)
     _say_next(options, config, task, out, result)
     return result.exit_code
 
@@ -137,12 +140,12 @@ def _changes(options: Options) -> dict[str, Any]:
     return changes
 
 
-def _folder(options: Options, name: str) -> Path:
-    from jwm_jax.training.run_dir import newest_dir, numbered_dir
+def _folder(options: Options, name: str) -> AbstractContextManager[Path]:
+    from jwm_jax.training.run_dir import new_dir, newest_dir
 
     if options.out is not None:
-        return options.out
-    return newest_dir(name, RUNS) if options.resume else numbered_dir(name, RUNS)
+        return nullcontext(expand_user(options.out))
+    return nullcontext(newest_dir(name, RUNS)) if options.resume else new_dir(name, RUNS)
 
 
 def _say_next(options: Options, config: Any, task: Any, out: Path, result: Any) -> None:

@@ -19,7 +19,7 @@ from jwm_jax.data.cameras_json import FORMAT_VERSION, numbers, read_description,
 from jwm_jax.data.checks import require_rigid
 from jwm_jax.data.files import IMAGE_SUFFIXES, read_images, require_folder
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.files import entries, is_litter
+from jwm_jax.files import folder_beside, is_litter, write_whole
 from jwm_jax.reading import natural_order
 from jwm_jax.scene.cameras import Intrinsics
 from jwm_jax.scene.clip import Clip
@@ -96,12 +96,15 @@ def save_folder_clip(clip: Clip, folder: str | os.PathLike, suffix: str = ".png"
     Raises:
         UsageError: The folder is not empty.
     """
-    folder = Path(folder)
     if len(set(clip.view_names)) < clip.num_views:
         raise UsageError(f"two views have the same name: {', '.join(clip.view_names)}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    if entries(folder):
-        raise UsageError(f"{folder} is not empty; name a new folder.")
+    with folder_beside(Path(folder)) as part:
+        _fill(part, clip, suffix)
+    return Path(folder)
+
+
+def _fill(folder: Path, clip: Clip, suffix: str) -> None:
+    """Write the files of a clip into an empty folder."""
     views = []
     rig = clip.rig()
     for v, (name, place) in enumerate(zip(clip.view_names, _places(clip.view_names), strict=True)):
@@ -142,8 +145,7 @@ def save_folder_clip(clip: Clip, folder: str | os.PathLike, suffix: str = ".png"
     if clip.map is not None:
         lines = zip(clip.map.kinds, clip.map.polylines, strict=True)
         description["map"] = [{"kind": k, "points": np.asarray(p).tolist()} for k, p in lines]
-    (folder / "cameras.json").write_text(json.dumps(description, indent=1))
-    return folder
+    write_whole(folder / "cameras.json", json.dumps(description, indent=1))
 
 
 _PLAIN = re.compile(r"\w[\w .()+-]{0,99}", re.ASCII)

@@ -4,6 +4,7 @@ One record is one clip (`records.py`). A dataset folder is a plain TFDS folder: 
 `dataset_info.json` and `jwm_clips-train.array_record-*`, which any TFDS reader opens.
 """
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from jwm_jax.data.records import FIELDS, decode_clip
 from jwm_jax.errors import DataError, UsageError
+from jwm_jax.files import folder_beside
 from jwm_jax.scene import Clip
 
 VERSION_NUMBER = "1.0.0"
@@ -64,15 +66,12 @@ def write_dataset(folder: Path, splits: Mapping[str, Iterable[tuple[str, dict]]]
             def _generate_examples(self):
                 raise NotImplementedError("split generators are given as iterators")
 
-    staging = folder.parent / f".{folder.name}.tfds"
-    builder = JwmClips(data_dir=str(staging), file_format="array_record")
-    builder.download_and_prepare()
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in Path(builder.data_dir).iterdir():
-        path.replace(folder / path.name)
-    for path in sorted(staging.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    staging.rmdir()
+    with folder_beside(folder) as part:
+        builder = JwmClips(data_dir=str(part / "staging"), file_format="array_record")
+        builder.download_and_prepare()
+        for path in Path(builder.data_dir).iterdir():
+            path.replace(part / path.name)
+        shutil.rmtree(part / "staging")
     return folder
 
 

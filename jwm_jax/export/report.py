@@ -23,7 +23,8 @@ import numpy as np
 from jwm_jax.export.chart import Series, line_chart
 from jwm_jax.export.pictures import picture_bytes
 from jwm_jax.export.report_style import STYLE
-from jwm_jax.export.video import MEDIA_TYPES, encode_video, write_whole
+from jwm_jax.export.video import MEDIA_TYPES, encode_video
+from jwm_jax.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -216,9 +217,7 @@ class Report:
         Raises:
             ResourceError: The file cannot be written.
         """
-        path = Path(path)
-        write_whole(path, self.html().encode())
-        return path
+        return write_whole(path, self.html())
 
     def _add(self, html: str) -> "Report":
         if not self._sections:

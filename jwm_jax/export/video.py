@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jwm_jax.errors import ResourceError, UsageError
+from jwm_jax.errors import UsageError
 from jwm_jax.export.pictures import to_uint8
+from jwm_jax.files import write_whole
 
 MEDIA_TYPES = {
     ".mp4": "video/mp4",
@@ -99,21 +100,6 @@ def has_h264() -> bool:
     except (ImportError, ValueError):
         return False
     return True
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file in one step: whoever looks sees the old one or the new one.
-
-    Raises:
-        ResourceError: It cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ResourceError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
 def _even(frames: UInt8[np.ndarray, "f h w 3"]):

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jwm_jax.errors import DataError
+from jwm_jax.files import make_folder, write_beside, write_whole
 from jwm_jax.joint.feedback import extend_scene, with_room
 from jwm_jax.joint.prior import render_prior
 from jwm_jax.scene import (
@@ -68,15 +69,16 @@ class Rollout:
         from jwm_jax.export.video import write_video
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         rate = 1.0 / float(np.median(np.diff(self.times))) if len(self.times) > 1 else 10.0
         write_video(folder / "rollout.mp4", side_by_side(self.frames), rate)
         arrays = {"frames": self.frames, "times": self.times}
         for name in ("prior", "prior_alpha", "layout"):
             if getattr(self, name) is not None:
                 arrays[name] = getattr(self, name)
-        np.savez_compressed(folder / "rollout.npz", **arrays)
-        (folder / "metrics.json").write_text(json.dumps(dict(self.metrics), indent=2) + "\n")
+        with write_beside(folder / "rollout.npz") as file:
+            np.savez_compressed(file, **arrays)
+        write_whole(folder / "metrics.json", json.dumps(dict(self.metrics), indent=2) + "\n")
         if self.scene is not None:
             self.scene.save(folder / "scene.npz")
             self.scene.save_ply(folder / "scene.ply")

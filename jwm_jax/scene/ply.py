@@ -10,6 +10,7 @@ import numpy as np
 from plyfile import PlyData, PlyElement
 
 from jwm_jax.errors import DataError
+from jwm_jax.files import write_beside
 from jwm_jax.scene.gaussians import Gaussians, make_gaussians
 
 SH_CONSTANT = 0.28209479177387814
@@ -48,7 +49,8 @@ def write_ply(path: str | Path, gaussians: Gaussians, keep: np.ndarray) -> Path:
     vertices = np.zeros(int(keep.sum()), dtype=[(name, "<f4") for name in _COLUMNS])
     for index, name in enumerate(_COLUMNS):
         vertices[name] = table[keep, index]
-    PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(path))
+    with write_beside(path) as file:
+        PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(file)
     return path
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 import jwm_kernels
 from jwm_jax.errors import DataError
+from jwm_jax.files import write_beside
 from jwm_jax.reading import read_arrays, require_shapes
 from jwm_jax.scene.cameras import Camera, Intrinsics
 from jwm_jax.scene.gaussians import Gaussians
@@ -171,8 +172,10 @@ class Scene:
                         arrays[f"{prefix}.{field}"] = np.asarray(value)
         if self.sky is not None:
             arrays["sky.texture"] = np.asarray(self.sky.texture)
-        np.savez_compressed(path, **arrays)
-        return path if path.suffix == ".npz" else path.with_suffix(path.suffix + ".npz")
+        path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+        with write_beside(path) as file:
+            np.savez_compressed(file, **arrays)
+        return path
 
     @staticmethod
     def load(path: str | Path) -> "Scene":

@@ -31,7 +31,7 @@ from jwm_jax.errors import JwmError, UsageError
 from jwm_jax.training.config import ExperimentConfig, config_hash
 from jwm_jax.training.metrics import MetricsWriter, RunningMean
 from jwm_jax.training.progress import Progress, duration
-from jwm_jax.training.run_dir import RunLock, clear, prepare
+from jwm_jax.training.run_dir import RunFolder
 from jwm_jax.training.sampling import Prefetch, stacked
 from jwm_jax.training.start import (
     counters,
@@ -149,9 +149,9 @@ class _Run:
         elif self.loud:
             print(message, flush=True)
 
-    def start(self, lock: RunLock | None) -> None:
+    def start(self, folder: RunFolder | None) -> None:
         """Make or restore the state."""
-        self.lock = lock
+        self.folder = folder
         place = layout(self.config, self.task, self.mesh)
         self.per_step = self.task.schedule.batches(place.plan.phases)
         self.say(self._headline(place))
@@ -227,8 +227,8 @@ class _Run:
         rate = {"steps_per_s": round(self.progress.rate, 4)}
         self.writer.write(self.step, "train", {**values, **rate})
         self.progress.report(values)
-        if self.lock is not None:
-            self.lock.touch()
+        if self.folder is not None:
+            self.folder.check()
 
     def skipped_total(self) -> int:
         """Updates skipped in the whole run: those that were due less those that were done."""
@@ -378,26 +378,24 @@ def fit(
     local_rows(mesh, config.batch_size)
     stop = _StopSignal()
 
-    def claim() -> tuple[RunLock, bool]:
-        continued = prepare(out, config, resume=resume, overwrite=overwrite)
-        return RunLock(out), continued
-
-    lock, continued = _primary_first(claim) or (None, True)
+    folder: RunFolder | None = _primary_first(
+        lambda: RunFolder(out, config, resume=resume, overwrite=overwrite)
+    )
     run, worthless = None, False
     try:
         with jax.set_mesh(mesh), stop.installed():
             run = _Run(config, task, out, mesh, quiet)
-            run.start(lock)
+            run.start(folder)
             status = run.steps(stop)
             return run.finish(status)
-    except JwmError:
-        worthless = not continued and (run is None or run.step == 0)
+    except Exception:
+        worthless = folder is not None and not folder.continued and (run is None or run.step == 0)
         raise
     finally:
         if run is not None:
             run.close()
             run.checkpoints.join()
-        if lock is not None:
-            lock.release()
         if worthless:
-            clear(out)
+            folder.clear()
+        if folder is not None:
+            folder.release()

@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from jwm_jax.files import write_whole
+
 
 class MetricsWriter:
     """Appends rows to a JSON-lines file.
@@ -26,10 +28,9 @@ class MetricsWriter:
         if not enabled:
             return
         if path.is_file():
-            kept = [line for line in path.read_text().splitlines() if 0 <= _step_of(line) <= step]
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            temporary.replace(path)
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if 0 <= _step_of(line) <= step]
+            write_whole(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:

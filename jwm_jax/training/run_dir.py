@@ -1,26 +1,71 @@
 """The folder of a run: made, recognised, locked, and never overwritten silently.
 
 <out>/config.json  metrics.jsonl  lock.json  checkpoints/<step>/  model/
+
+The lock comes first: a folder that another trainer holds is neither cleared nor written to.
 """
 
 import json
-import os
-import platform
 import shutil
-import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from jwm_jax.errors import UsageError
+from jwm_jax.files import (
+    check_writable,
+    entries,
+    make_folder,
+    numbered,
+    numbered_kept_if_used,
+    numbers,
+    remove_empty,
+    write_whole,
+)
+from jwm_jax.folder_lock import LOCK, FolderLock
 from jwm_jax.training.config import ExperimentConfig, drift, to_json
 
-CONTENTS = ("config.json", "metrics.jsonl", "lock.json", "checkpoints", "model")
+CONTENTS = ("checkpoints", "model", "metrics.jsonl", "config.json")
+"""In the order of deletion: while config.json is there, the folder is known as a run."""
 
 
-def numbered_dir(name: str, root: Path = Path("runs")) -> Path:
-    """The next free folder `runs/<name>-0001`, `-0002`, ...; not made yet."""
-    taken = [path.name.removeprefix(f"{name}-") for path in root.glob(f"{name}-*")]
-    number = max((int(text) for text in taken if text.isdigit()), default=0) + 1
-    return root / f"{name}-{number:04d}"
+@contextmanager
+def new_dir(name: str, root: Path = Path("runs")) -> Iterator[Path]:
+    """The next free folder `runs/<name>-0001`, `-0002`, ..., the same one for every process.
+
+    It is removed again if the block leaves nothing in it.
+
+    Raises:
+        ResourceError: It cannot be made.
+        UsageError: Process 0 could not make it.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        with numbered_kept_if_used(name, root) as folder:
+            yield folder
+        return
+    from jax.experimental import multihost_utils
+
+    def agreed(number: int) -> int:
+        return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+    if jax.process_index():
+        number = agreed(0)
+        if not number:
+            raise UsageError("process 0 could not make a run folder; its message says why.")
+        yield numbered(name, number, root)
+        return
+    number = 0
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(numbered_kept_if_used(name, root))
+            number = int(folder.name.rpartition("-")[2])
+        finally:
+            agreed(number)
+        yield folder
 
 
 def newest_dir(name: str, root: Path = Path("runs")) -> Path:
@@ -29,64 +74,106 @@ def newest_dir(name: str, root: Path = Path("runs")) -> Path:
     Raises:
         UsageError: When there is none.
     """
-    number = int(numbered_dir(name, root).name.rpartition("-")[2]) - 1
-    if number < 1:
+    found = numbers(name, root)
+    if not found:
         raise UsageError(f"--resume found no run {root / name}-NNNN; give its folder with --out.")
-    return root / f"{name}-{number:04d}"
+    return numbered(name, found[-1], root)
 
 
-def prepare(out: Path, config: ExperimentConfig, *, resume: bool, overwrite: bool) -> bool:
-    """Make the run folder, or check that it is a run of this config.
+class RunLock(FolderLock):
+    """Keeps a second trainer out of a run folder; the lock of a dead process is taken over."""
 
-    Args:
-        out: The folder.
-        config: Config of the run.
-        resume: Insist on continuing an existing run.
-        overwrite: Delete an existing run first.
+    def __init__(self, out: Path) -> None:
+        """Take the lock of an existing folder.
 
-    Returns:
-        True when the folder held a run of this config, which training then continues.
+        Raises:
+            UsageError: When a living process holds it.
+        """
+        super().__init__(out, "is being trained by")
 
-    Raises:
-        UsageError: When the folder holds something else, or a run of another config.
+
+class RunFolder:
+    """A run folder that this process holds, from before anything is written to the end.
+
+    Attributes:
+        path: The folder.
+        continued: Whether it held a run of this config, which training then continues.
     """
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other; choose one.")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; give a folder.")
+
+    def __init__(
+        self, out: Path, config: ExperimentConfig, *, resume: bool = False, overwrite: bool = False
+    ) -> None:
+        """Lock the folder, and make it one of this config.
+
+        Args:
+            out: The folder.
+            config: Config of the run.
+            resume: Insist on continuing an existing run.
+            overwrite: Delete an existing run first.
+
+        Raises:
+            UsageError: When the folder holds something else, a run of another config, or one that
+                a living trainer is at work on.
+            ResourceError: When it cannot be made or written to.
+        """
+        if resume and overwrite:
+            raise UsageError("--resume and --overwrite exclude each other; choose one.")
+        self.path, settings = out, (config, resume, overwrite)
+        check_writable(out)
+        _examine(out, *settings)  # refuse before anything is written, even the lock
+        self._made = make_folder(out)
+        try:
+            self._lock = RunLock(out)
+            try:
+                self.continued = _examine(out, *settings)
+                if not self.continued:
+                    self.clear()
+                write_whole(out / "config.json", to_json(config))
+            except BaseException:
+                self._lock.release()
+                raise
+        except BaseException:
+            remove_empty(self._made)
+            raise
+
+    def check(self) -> None:
+        """Make sure that no other trainer has taken over.
+
+        Raises:
+            UsageError: When one has.
+        """
+        self._lock.check()
+
+    def clear(self) -> None:
+        """Delete the run, but keep holding the folder; what another trainer took over stays."""
+        if not self._lock.held:
+            return
+        for name in CONTENTS:
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let others have the folder; it goes if it was made here and is empty."""
+        self._lock.release()
+        remove_empty(self._made)
+
+
+def _examine(out: Path, config: ExperimentConfig, resume: bool, overwrite: bool) -> bool:
+    """Whether the folder holds a run to continue; refuse what must not be touched."""
     saved = out / "config.json"
-    occupied = out.is_dir() and any(out.iterdir())
+    occupied = any(path.name != LOCK for path in entries(out))
     if occupied and not saved.is_file():
         raise UsageError(
             f"--out {out} is not empty and holds no training run; choose another folder."
         )
-    if occupied and overwrite:
-        clear(out)
-        occupied = False
-    if occupied:
+    if occupied and not overwrite:
         _check_same(saved, config, out)
     elif resume:
         raise UsageError(f"--resume: {out} holds no training run; leave --resume out to start one.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = out / "config.json.tmp"
-        temporary.write_text(to_json(config), encoding="utf-8")
-        temporary.replace(saved)
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be written ({error}).") from error
-    return occupied
-
-
-def clear(out: Path) -> None:
-    """Delete a run, and its folder if nothing else is in it."""
-    for name in CONTENTS:
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    if not any(out.iterdir()):
-        out.rmdir()
+    return occupied and not overwrite
 
 
 def _check_same(saved: Path, config: ExperimentConfig, out: Path) -> None:
@@ -101,55 +188,3 @@ def _check_same(saved: Path, config: ExperimentConfig, out: Path) -> None:
             f"{', ...' if len(changes) > 5 else ''}); use those, choose another folder, or start "
             "again with --overwrite."
         )
-
-
-class RunLock:
-    """Keeps a second trainer out of a run folder; the lock of a dead process is taken over."""
-
-    def __init__(self, out: Path) -> None:
-        """Take the lock.
-
-        Raises:
-            UsageError: When a living process on this machine, or any on another, holds it.
-        """
-        self._path = out / "lock.json"
-        entry = {"pid": os.getpid(), "host": platform.node(), "started": time.time()}
-        for _ in range(2):
-            try:
-                with self._path.open("x", encoding="utf-8") as file:
-                    json.dump(entry, file)
-                return
-            except FileExistsError:
-                self._refuse_if_alive(out)
-                self._path.unlink(missing_ok=True)
-        raise UsageError(f"{self._path} is being taken by another process; try again.")
-
-    def _refuse_if_alive(self, out: Path) -> None:
-        try:
-            holder = json.loads(self._path.read_text(encoding="utf-8"))
-            pid, host = int(holder["pid"]), str(holder["host"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return
-        if host == platform.node():
-            if pid == os.getpid():
-                return
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                return
-            except PermissionError:
-                pass
-        elif time.time() - self._path.stat().st_mtime > 600:
-            return
-        raise UsageError(
-            f"{out} is being trained by process {pid} on {host}; stop it first, or delete "
-            f"{self._path} when that process is gone."
-        )
-
-    def touch(self) -> None:
-        """Show other machines that the holder lives."""
-        self._path.touch()
-
-    def release(self) -> None:
-        """Give the lock back."""
-        self._path.unlink(missing_ok=True)

@@ -14,13 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jwm_jax.checkpoint.model_dir import (
-    check_params,
-    flatten,
-    load_params,
-    unflatten,
-    weights_digest,
-)
+from jwm_jax.checkpoint.model_dir import flatten, unflatten, weights_digest
+from jwm_jax.checkpoint.sharded import load_sharded
 from jwm_jax.distributed.sharding import local_rows, tree_shardings, unbox
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.training.config import ExperimentConfig
@@ -192,16 +187,14 @@ def load_source(net: Net, shapes: Any) -> Any:
 
     Raises:
         UsageError: There is no such model.
-        DataError: It is of another kind or size.
+        DataError: It is of another kind, stage or size.
     """
     try:
-        given = load_params(net.source, net.kind)
+        return load_sharded(net.source, net.kind, shapes, net.stages)
     except UsageError as error:
         raise UsageError(
             f"init_from: {error} Train the stage before this one first, or set init_from."
         ) from None
-    check_params(given, shapes, f"init_from {net.source}")
-    return _replaced(shapes, given)
 
 
 def _replaced(params: Any, given: Any) -> Any:

@@ -1,13 +1,23 @@
 """Checkpoints: whole or not at all, detected when damaged, pruned only behind a good one."""
 
+import resource
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jwm_jax.checkpoint.manager import MANIFEST, CheckpointManager, verify_step
+from jwm_jax.checkpoint.manager import (
+    MANIFEST,
+    CheckpointManager,
+    list_steps,
+    verify_step,
+    write_manifest,
+)
 from jwm_jax.checkpoint.warm_start import warm_start
 from jwm_jax.errors import DataError, ResourceError
+from jwm_jax.files import is_litter
 
 
 def tree(value):
@@ -85,6 +95,35 @@ def test_every_damage_to_every_file_is_noticed(tmp_path):
     assert verify_step(folder) is None
 
 
+LITTER = (".DS_Store", "._x", ".nfs0001", "Thumbs.db", "desktop.ini", ".AppleDouble/x")
+
+
+def test_litter_at_any_depth_neither_condemns_a_step_nor_covers_a_damage(tmp_path):
+    m = manager(tmp_path, [1, 2])
+    folder = m.folder(2)
+    assert not any(is_litter(p.relative_to(folder)) for p in folder.rglob("*"))
+    for place in [m.root, folder, *(p for p in folder.rglob("*") if p.is_dir())]:
+        for name in LITTER:
+            (place / name).parent.mkdir(exist_ok=True)
+            (place / name).write_bytes(b"junk")
+    again = CheckpointManager(m.root, 1)
+    assert again.newest_verified() == (2, [])
+    items = again.restore(2, {"params": abstract(tree(0)), "ema": None, "opt": ()})
+    np.testing.assert_array_equal(np.asarray(items["params"]["a"]["w"]), np.full((4, 3), 2.0))
+    write_manifest(folder, 2, "")  # as of a program that listed what lay there
+    (folder / ".DS_Store").unlink()
+    assert verify_step(folder) is None
+    (folder / "params" / "new").write_bytes(b"")
+    assert "new is not in the manifest" in verify_step(folder)
+    (folder / "params" / "new").unlink()
+    victim = max((p for p in folder.rglob("d/*") if p.is_file()), key=lambda p: p.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[::-1])
+    assert verify_step(folder) is not None
+    again.save(3, {"params": tree(3)}, {})
+    again.wait()
+    assert list_steps(m.root) == [3]
+
+
 def test_walks_back_past_damaged_and_unfinished_steps(tmp_path):
     m = manager(tmp_path, [1, 2, 3])
     (m.folder(3) / MANIFEST).unlink()
@@ -119,6 +158,42 @@ def test_a_failed_write_is_raised_by_the_next_call(tmp_path, monkeypatch):
     m.save(3, {"params": tree(3)}, {})
     m.wait()
     assert m.newest_verified()[0] == 3
+
+
+def test_a_save_without_room_is_told_once_and_leaves_nothing(tmp_path, caplog):
+    m = manager(tmp_path, [1])
+    big = {"params": {"x": jax.random.normal(jax.random.key(0), (100, 100))}}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))
+    try:
+        with pytest.raises(ResourceError, match="File too large") as failed:
+            m.save(2, big, {})
+            m.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert len(str(failed.value).splitlines()) == 1
+    assert caplog.records == []
+    assert sorted(p.name for p in m.root.iterdir()) == ["00000001"]
+    m.save(2, big, {})
+    m.wait()
+    assert m.newest_verified() == (2, [])
+
+
+def test_restoring_keeps_one_copy_and_needs_no_state_to_begin_with(tmp_path):
+    m = CheckpointManager(tmp_path / "c")
+    mesh = jax.make_mesh((8,), ("x",))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    x = jax.device_put(jnp.arange(800_000.0), split)
+    m.save(1, {"params": {"x": x}}, {})
+    m.wait()
+    want = abstract({"x": x})
+    del x
+    before = sum(a.nbytes for a in jax.live_arrays())
+    back = m.restore(1, {"params": want})["params"]["x"]
+    assert sum(a.nbytes for a in jax.live_arrays()) - before == back.nbytes == 3_200_000
+    assert back.sharding == split and np.asarray(back)[-1] == 799_999
 
 
 def test_another_shape_dtype_or_item_is_an_error(tmp_path):

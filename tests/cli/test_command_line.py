@@ -1,5 +1,6 @@
 """The `jwm` command: instant help, exit codes, plain messages, nothing written over."""
 
+import io
 import json
 import os
 import resource
@@ -64,6 +65,14 @@ def test_help_of_a_verb_is_light_and_has_an_example(verb):
     [
         (["dmo"], 2, "Did you mean `jwm demo`?"),
         (["data", "chek"], 2, "Did you mean `jwm data check`?"),
+        (["reconstruct", "kitti:/nowhere", "--frames", "0"], 2, "--frames 0: expected 1 or more"),
+        (["reconstruct", "kitti:/x", "--video-frames", "-1"], 2, "--video-frames -1: expected 1"),
+        (["data", "check", "kitti:/nowhere", "--frames", "0"], 2, "--frames 0: expected 1"),
+        (["demo", "--frames", "0"], 2, "--frames 0: expected 1 or more"),
+        (["evaluate", "codec", "--count", "0"], 2, "--count 0: expected 1 or more"),
+        (["data", "make", "--first-seed", "-5"], 2, "first_seed: expected 0 or more"),
+        (["data", "make", "--rate", "inf"], 2, "rate: expected a positive number"),
+        (["data", "make", "--views", "front", "front"], 2, "expected different names"),
         (["data", "check", "kiti:/x"], 2, "did you mean kitti:/x"),
         (["data", "check", "kitti:/nowhere"], 3, "/nowhere: no such folder"),
         (["reconstruct", "kitti:/nowhere"], 3, "/nowhere: no such folder"),
@@ -117,23 +126,49 @@ def test_exit_code_of_a_verb_is_passed_on(monkeypatch):
     assert main(["doctor"]) == 75
 
 
+def written(folder):
+    """Writes a file into a claimed folder; the folder."""
+    with folder.made() as path:
+        (path / "result").write_text("kept")
+    return path
+
+
 def test_output_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert claim(None, "demo").create() == Path("runs/demo-0001")
-    assert claim(None, "demo").create() == Path("runs/demo-0002")
-    assert claim(None, "check").create() == Path("runs/check-0001")
+    assert written(claim(None, "demo")) == Path("runs/demo-0001")
+    assert written(claim(None, "demo")) == Path("runs/demo-0002")
+    assert written(claim(None, "check")) == Path("runs/check-0001")
     claim("new/deep", "demo")
     assert not Path("new").exists()
-    (claim("new/deep", "demo").create() / "result").write_text("kept")
+    assert written(claim("new/deep", "demo")) == Path("new/deep")
     with pytest.raises(UsageError, match=r"new/deep is not empty; .* add --overwrite"):
         claim("new/deep", "demo")
     with pytest.raises(UsageError, match=r"name a new folder\.$"):
         claim("new/deep", "streets", overwrite=None)
-    assert claim("new/deep", "demo", overwrite=True).create() == Path("new/deep")
-    assert claim("new/deep", "demo", resume=True).create() == Path("new/deep")
+    assert written(claim("new/deep", "demo", overwrite=True)) == Path("new/deep")
+    assert written(claim("new/deep", "demo", resume=True)) == Path("new/deep")
     with pytest.raises(UsageError, match="is a file"):
         claim("new/deep/result", "demo", overwrite=True)
     assert Path("new/deep/result").read_text() == "kept"
+
+
+def test_a_folder_in_which_nothing_was_written_goes_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out in (None, "new/deep"):
+        with pytest.raises(ZeroDivisionError), claim(out, "demo").made() as path:
+            assert path.is_dir()
+            raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    with claim("mine", "demo").made():
+        pass
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_what_the_system_leaves_in_a_folder_does_not_fill_it(tmp_path):
+    for name in (".DS_Store", "._x", "Thumbs.db", "desktop.ini", ".nfs0001"):
+        (tmp_path / name).write_text("")
+    claim(tmp_path, "demo")
 
 
 @pytest.mark.parametrize("verb", [["data", "check"], ["reconstruct"], ["generate"]])
@@ -142,6 +177,28 @@ def test_a_folder_with_things_in_it_is_refused_before_any_work(verb, tmp_path, c
     assert main([*verb, "kitti:/nowhere", "--out", str(tmp_path)]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["old.txt"]
+
+
+def test_a_place_where_no_folder_can_be_made_is_refused_before_any_work(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "note.txt").write_text("a file")
+    (tmp_path / "link").symlink_to("nowhere")
+    for out, code in (
+        ("note.txt", 2),
+        ("note.txt/scene", 2),
+        ("link", 2),
+        (f"{'x' * 300}/scene", 4),
+        ("/proc/scene", 4),
+    ):
+        assert main(["reconstruct", "kitti:/nowhere", "--out", out]) == code
+        assert out.split("/")[0] in capsys.readouterr().err
+    (tmp_path / "runs").write_text("a file too")
+    for words in (["reconstruct", "kitti:/nowhere"], ["data", "make"], ["demo"]):
+        assert main(words) == 2
+        assert "runs is a file" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "note.txt", "runs"]
 
 
 def test_check_draws_a_good_drive(drive, tmp_path, capsys):
@@ -188,3 +245,50 @@ def test_compiled_programs_are_kept_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("jwm_jax.cli.doctor.run", lambda options: None)
     assert main(["doctor"]) == 0
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "jwm_jax" / "xla")
+
+
+def test_without_a_home_folder_programs_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "restored afterwards")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    monkeypatch.setattr("jwm_jax.cli.doctor.run", lambda options: None)
+    assert main(["doctor"]) == 0
+    assert main(["reconstruct", "kitti:/nowhere", "--out", str(tmp_path / "out")]) == 3
+    assert main(["reconstruct", "kitti:/nowhere", "--out", "~/out"]) == 2
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert main(["doctor"]) == 0
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+def test_text_that_the_output_lacks_is_escaped(drive, tmp_path, monkeypatch):
+    named = drive.rename(tmp_path / "\u9a7e\u9a76")
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+    words = ["data", "check", f"folder:{named}", "--frames", "1", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    sys.stdout.flush()
+    assert b"\\u9a7e\\u9a76" in output.getvalue()
+    assert (tmp_path / "out" / "check.png").is_file()
+
+
+def test_a_backend_that_is_not_here_is_named(monkeypatch, capsys):
+    def fail(*arguments):
+        raise AssertionError
+
+    monkeypatch.setenv("JAX_PLATFORMS", "quantum")
+    monkeypatch.setattr("jax.devices", fail)
+    assert main(["doctor"]) == 0
+    assert "devices: none; JAX_PLATFORMS=quantum asks for" in capsys.readouterr().out
+    monkeypatch.setattr("jwm_jax.data.load_clip", fail)
+    assert main(["generate", "kitti:/nowhere"]) == 4
+    assert "JAX_PLATFORMS=quantum asks for a backend" in capsys.readouterr().err
+
+
+def test_doctor_names_a_backend_that_was_passed_over():
+    words = [sys.executable, "-m", "jwm_jax", "doctor"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cuda,cpu"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "names cuda, which is not here" in done.stdout, done.stderr

@@ -1,14 +1,15 @@
 """Make a dataset of street clips: worker processes render, this process packs.
 
 Every finished clip is kept as one file in `OUT.clips/` until all are there; then they are packed
-into the dataset folder and removed. A run that was stopped goes on with the clips that are missing.
+into the dataset folder and removed. A run that was stopped goes on with the clips that are missing;
+while it lasts, a lock in that folder keeps a second one out.
 """
 
 import json
 import multiprocessing
 import os
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from jwm_jax.data.streets.clip import DEFAULT_VIEWS, make_clip, make_rig
 from jwm_jax.data.streets.street import RUNGS, split_of_seed
 from jwm_jax.data.tfds_clips import write_dataset
 from jwm_jax.errors import DataError, UsageError
+from jwm_jax.files import entries, folder_kept_if_used, write_beside, write_whole
+from jwm_jax.folder_lock import LOCK, FolderLock
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,12 @@ class StreetsConfig:
         for name in ("clips", "frames", "height", "width", "workers"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {getattr(self, name)}.")
-        if not self.rate > 0:
+        if self.first_seed < 0:
+            raise UsageError(f"first_seed: expected 0 or more, got {self.first_seed}.")
+        if not 0 < self.rate < float("inf"):
             raise UsageError(f"rate: expected a positive number, got {self.rate}.")
+        if len(set(self.views)) < len(self.views) or not self.views:
+            raise UsageError(f"views: expected different names, got {', '.join(self.views)}.")
         last = self.first_seed + self.clips - 1
         if split_of_seed(self.first_seed) != split_of_seed(last):
             raise UsageError(
@@ -76,10 +83,8 @@ def _render(task: tuple[StreetsConfig, int, str]) -> int:
     clip = make_clip(
         seed, config.rung, config.frames, config.rate, config.height, config.width, config.views
     )
-    partial = f"{path}.{os.getpid()}.tmp"
-    with open(partial, "wb") as file:
+    with write_beside(path) as file:
         np.savez(file, **encode_clip(clip, config.image_format))
-    os.replace(partial, path)
     return seed
 
 
@@ -108,16 +113,44 @@ def make_dataset(
       The folder.
 
     Raises:
-      UsageError: the folder is not empty.
+      UsageError: the folder is not empty, or another process is making it.
       DataError: clips of another configuration lie in `FOLDER.clips`.
+      ResourceError: a file or folder cannot be written.
     """
     folder = Path(folder).expanduser().absolute()
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty; choose another folder or empty it.")
-    seeds = range(config.first_seed, config.first_seed + config.clips)
+    _check_empty(folder)
     store = folder.with_name(f"{folder.name}.clips")
-    store.mkdir(parents=True, exist_ok=True)
-    _check_same(store / "config.json", config)
+    with ExitStack() as stack:
+        stack.enter_context(folder_kept_if_used(store))
+        stack.enter_context(FolderLock(store, "is being filled by"))
+        _check_empty(folder)  # again: whoever held the lock may have finished
+        _check_same(store / "config.json", config)
+        done = False
+        try:
+            _render_and_pack(folder, store, config, progress)
+            done = True
+        finally:
+            if done or not any(store.glob("*.npz")):
+                _empty(store)
+    return folder
+
+
+def _empty(store: Path) -> None:
+    for path in store.iterdir():
+        if path.name != LOCK and path.is_file():
+            path.unlink()
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or entries(folder)):
+        raise UsageError(f"{folder} is not empty; choose another folder or empty it.")
+
+
+def _render_and_pack(
+    folder: Path, store: Path, config: StreetsConfig, progress: Callable[[int, int], None]
+) -> None:
+    """Render the clips that are missing in the store, and pack all of them."""
+    seeds = range(config.first_seed, config.first_seed + config.clips)
     paths = {seed: store / f"{seed:08d}.npz" for seed in seeds}
     missing = [seed for seed in seeds if not paths[seed].exists()]
     progress(config.clips - len(missing), config.clips)
@@ -131,8 +164,6 @@ def make_dataset(
                 yield f"{config.rung}-{seed:08d}", dict(arrays)
 
     write_dataset(folder, {split_of_seed(config.first_seed): records()})
-    shutil.rmtree(store)
-    return folder
 
 
 def _check_same(path: Path, config: StreetsConfig) -> None:
@@ -141,11 +172,11 @@ def _check_same(path: Path, config: StreetsConfig) -> None:
     for free in ("clips", "workers"):
         del content[free]
     text = json.dumps(content, sort_keys=True)
-    if path.exists() and path.read_text() != text:
+    if path.exists() and path.read_text(encoding="utf-8") != text:
         raise DataError(
             f"{path.parent} holds clips of another configuration; remove it to start over."
         )
-    path.write_text(text)
+    write_whole(path, text)
 
 
 def _rendered(tasks: list[tuple[StreetsConfig, int, str]], workers: int) -> Iterator[int]:
