@@ -3,6 +3,7 @@
 import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +61,9 @@ class Options(Writing):
     print_config: bool = False
     """Print the config as JSON and stop."""
     dry_run: bool = False
-    """Print the parameters, their layout and the memory on each device, and stop."""
+    """Print the parameters, their layout, and what the compiled step costs a device, and stop."""
+    aot: str | None = None
+    """With --dry-run, compile for this TPU slice, such as v5p:4x4x4, which need not be there."""
 
 
 def run(options: Options) -> int:
@@ -76,7 +79,13 @@ def run(options: Options) -> int:
         UsageError: For an unknown config or field, or a folder that holds something else.
     """
     check_numbers(0, minutes=options.minutes)
-    from jwm_jax.distributed import HostConfig, initialize, make_mesh, use_cpu_devices
+    from jwm_jax.distributed import (
+        HostConfig,
+        initialize,
+        make_mesh,
+        topology_mesh,
+        use_cpu_devices,
+    )
     from jwm_jax.training.config import find_config, list_configs, override, to_json
 
     if not options.config:
@@ -87,6 +96,8 @@ def run(options: Options) -> int:
     if options.print_config:
         print(to_json(config), end="")
         return 0
+    if options.aot is not None and not options.dry_run:
+        raise UsageError("--aot compiles and runs nothing; it needs --dry-run.")
     if options.devices is not None:
         use_cpu_devices(options.devices)
     where = initialize(HostConfig(expected_processes=options.processes))
@@ -94,9 +105,11 @@ def run(options: Options) -> int:
         print(record.splitlines()[0])
     print(where, flush=True)
     if options.dry_run:
+        build = make_mesh if options.aot is None else partial(topology_mesh, topology=options.aot)
+        mesh = build(config.mesh)
         from jwm_jax.training.preview import preview
 
-        print("\n".join(preview(config, config.task(), make_mesh(config.mesh))))
+        print("\n".join(preview(config, config.task(), mesh)))
         return 0
     from jwm_jax.training.loop import fit
 

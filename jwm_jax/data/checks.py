@@ -11,8 +11,9 @@ from itertools import pairwise
 import numpy as np
 
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.scene.cameras import inside_image
+from jwm_jax.scene.cameras import Intrinsics, inside_image
 from jwm_jax.scene.clip import Clip
+from jwm_jax.scene.tracks import CATEGORIES
 from jwm_jax.scene.transforms import transform_points
 
 ROTATION_TOLERANCE = 1e-3
@@ -24,6 +25,14 @@ MIN_FRAMES = 9
 _FASTEST = 80.0  # metres a second
 _CROOKED_GROUND = 1.0  # metres
 _OFF_CENTRE = 0.25  # of the image's width or height
+_OTHER_SIZE = 0.06  # by how much both halves of an image and its principal point differ
+_TURNED = 0.12  # the same, where one is too large and the other too small
+_SKEWED = 0.01  # pixels
+_LONGEST_GAP = 10.0  # seconds between frames of a drive
+_SHORTEST_GAP = 1e-3
+_LATEST = 1e11  # seconds since 1970: the year 5138
+_NO_MOTION = 0.5  # metres
+_REVERSED = 0.9  # of the way driven along the vehicle
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Finding:
 def check_clip(clip: Clip) -> list[Finding]:
     """Everything that is wrong with a clip, errors first."""
     findings = [
+        *map(_warning, clip.notes),
         *_check_shapes(clip),
         *_check_images(clip),
         *_check_times(clip),
@@ -190,7 +200,8 @@ def _check_images(clip: Clip):
         if images.shape[1:3] != (lens.height, lens.width):
             yield _error(
                 f"images of view {name!r} are {images.shape[2]}x{images.shape[1]} pixels, but its "
-                f"calibration is for {lens.width}x{lens.height}."
+                f"calibration is for {lens.width}x{lens.height}, which is no plain resize: give "
+                "the K and the size of these images."
             )
         dark = [t for t, image in enumerate(images) if image[::8, ::8].max(initial=0) < 8]
         if dark:
@@ -212,11 +223,45 @@ def _check_times(clip: Clip):
                 f"{clip.times[t + 1, v]:.6f} s does not come after frame {t} at "
                 f"{clip.times[t, v]:.6f} s."
             )
+    yield from _check_unit(clip)
     steps = np.diff(clip.times[:, 0])
     if steps.size > 1 and steps.min() > 0 and steps.max() > 2.5 * np.median(steps):
         yield _warning(
             f"frames are missing: after frame {int(steps.argmax())} there is a gap of "
             f"{steps.max():.2f} s where {np.median(steps):.2f} s are usual."
+        )
+
+
+def _check_unit(clip: Clip):
+    """Times that are no seconds: the first sign of it is enough."""
+
+    def other_unit(what: str, seconds: float, units=(1e4, 1e7)) -> Finding:
+        place = int(np.searchsorted(units, abs(seconds)))
+        unit, factor = (("milli", "1000"), ("micro", "1e6"), ("nano", "1e9"))[place]
+        return _error(
+            f"{what}, which looks like {unit}seconds: times are in seconds, divide them by "
+            f"{factor}."
+        )
+
+    columns = {f"view {n!r}": c for n, c in zip(clip.view_names, clip.times.T, strict=False)}
+    if clip.tracks is not None:
+        columns["the tracks"] = np.asarray(clip.tracks.times)
+    gaps = {name: float(np.median(np.diff(c))) for name, c in columns.items() if len(c) > 1}
+    long = [name for name, gap in gaps.items() if gap > _LONGEST_GAP]
+    spread = float(np.ptp(clip.times, axis=1).max(initial=0))
+    latest = max((float(np.abs(c).max()) for c in columns.values() if len(c)), default=0.0)
+    if long:
+        gap = gaps[long[0]]
+        what = f"times of {', '.join(long)} are {gap:.4g} s apart (the median gap)"
+        yield other_unit(what, gap)
+    elif spread > _LONGEST_GAP:
+        yield other_unit(f"times of the views at one frame are up to {spread:.4g} s apart", spread)
+    elif latest > _LATEST:
+        yield other_unit(f"there is a time of {latest:.4g} seconds", latest, (1e14, 1e17))
+    elif clip.num_frames > 1 and 0 < gaps[f"view {clip.view_names[0]!r}"] < _SHORTEST_GAP:
+        yield _warning(
+            f"the clip has {clip.rate:.3g} frames a second; times may be in another unit than "
+            "seconds."
         )
 
 
@@ -232,19 +277,35 @@ def _check_cameras(clip: Clip):
             )
         elif not np.allclose(K[2], [0, 0, 1], atol=1e-9):
             yield _error(f"the last row of K of view {name!r} must be 0 0 1, got {K[2].tolist()}.")
-        elif not (0 < K[0, 2] < lens.width and 0 < K[1, 2] < lens.height):
-            yield _warning(
-                f"the principal point of view {name!r}, ({K[0, 2]:.1f}, {K[1, 2]:.1f}), lies "
-                f"outside its {lens.width}x{lens.height} image; K may belong to another size."
+        elif _skew(lens) > _SKEWED:
+            yield _error(
+                f"K of view {name!r} has a skew of {K[0, 1]:.4g} (and {K[1, 0]:.4g} below it), "
+                "which is not drawn; both must be 0. Rectify the images to a camera without skew."
             )
-        elif abs(K[0, 2] / lens.width - 0.5) > _OFF_CENTRE or (
-            abs(K[1, 2] / lens.height - 0.5) > _OFF_CENTRE
-        ):
+        elif _of_another_size(lens):
+            width, height = 2 * K[0, 2], 2 * K[1, 2]
             yield _warning(
                 f"the principal point of view {name!r}, ({K[0, 2]:.1f}, {K[1, 2]:.1f}), is far "
                 f"from the centre of its {lens.width}x{lens.height} image; K may belong to another "
-                "size."
+                f"size, such as {width:.0f}x{height:.0f}. Then multiply its first row by "
+                f"{lens.width}/{width:.0f} and its second by {lens.height}/{height:.0f}."
             )
+
+
+def _skew(lens: Intrinsics) -> float:
+    """Pixels by which the entries of K beside its diagonal move the edge of the image."""
+    K = np.asarray(lens.K, np.float64)
+    across = abs(K[0, 1]) * lens.height / (2 * K[1, 1])
+    return float(max(across, abs(K[1, 0]) * lens.width / (2 * K[0, 0])))
+
+
+def _of_another_size(lens: Intrinsics) -> bool:
+    """Whether K looks like that of a larger, smaller or turned picture, by its principal point."""
+    K = np.asarray(lens.K, np.float64)
+    across, down = 2 * K[0, 2] / lens.width - 1, 2 * K[1, 2] / lens.height - 1
+    less, more = sorted((abs(across), abs(down)))
+    limit = _OTHER_SIZE if across * down > 0 else _TURNED
+    return bool(more > 2 * _OFF_CENTRE or less > limit)
 
 
 def _check_poses(clip: Clip):
@@ -270,9 +331,25 @@ def _check_poses(clip: Clip):
                 f"the ego moves at {speed.max():.0f} m/s after frame {int(speed.argmax())}; poses "
                 "or times may be in other units than metres and seconds."
             )
+    yield from _check_direction(clip)
     away = np.abs(clip.world_from_ego[0] - np.eye(4)).max()
     if away > 1e-6:
         yield _warning("the world is not the ego frame of the first frame.")
+
+
+def _check_direction(clip: Clip):
+    """A car that never drives forward has cameras whose z axis points backward."""
+    moved = np.diff(clip.world_from_ego[:, :3, 3], axis=0)
+    forward = np.einsum("ti,ti->t", moved, clip.world_from_ego[:-1, :3, 0])
+    driven = float(np.linalg.norm(moved, axis=1).sum())
+    backward = float(-forward[forward < 0].sum())
+    along = float(np.abs(forward).sum())
+    if driven > _NO_MOTION and backward > max(_REVERSED * along, driven / 2):
+        yield _warning(
+            f"the vehicle drives backward all the way ({backward:.1f} m). Camera poses may be in "
+            "the convention of OpenGL and NeRF (x right, y up, z back): multiply each from the "
+            "right by diag(1, -1, -1, 1). If the camera looks backward, give its ego_from_camera."
+        )
 
 
 def _check_lidar(clip: Clip):
@@ -302,8 +379,17 @@ def _check_tracks(clip: Clip):
     tracks = clip.tracks
     if tracks is None:
         return
-    if any(a >= b for a, b in pairwise(tracks.times.tolist())):
+    if not np.isfinite(tracks.times).all():
+        yield _error("times of the tracks hold NaN or infinity.")
+    elif any(a >= b for a, b in pairwise(tracks.times.tolist())):
         yield _error("times of the tracks are out of order.")
+    elif len(tracks.times) and np.isfinite(clip.times).all():
+        early, late = clip.start - tracks.times[-1], tracks.times[0] - clip.times.max()
+        if max(early, late) > _LONGEST_GAP:
+            yield _warning(
+                f"the times of the tracks and of the frames are {max(early, late):.4g} s apart; "
+                "both count seconds from the same moment."
+            )
     seen = np.asarray(tracks.valid)
     finite = np.isfinite(tracks.centers).all(axis=-1) & np.isfinite(tracks.quats).all(axis=-1)
     if (seen & ~finite).any():
@@ -311,6 +397,9 @@ def _check_tracks(clip: Clip):
     zero = seen & finite & ~np.asarray(tracks.quats).any(axis=-1)
     if zero.any():
         yield _error(f"{int(zero.any(axis=1).sum())} tracks have quaternions of length 0.")
+    category = np.asarray(tracks.category)
+    if ((category < 0) | (category >= len(CATEGORIES))).any():
+        yield _error(f"categories of the tracks must be 0 to {len(CATEGORIES) - 1}.")
     if len(tracks.ids) != tracks.num_tracks or len(set(tracks.ids)) != len(tracks.ids):
         yield _error(
             f"the ids of the tracks are not one name for each of {tracks.num_tracks}: "

@@ -4,25 +4,28 @@ README.md in this folder describes the schema. `load_folder` reads it, `save_fol
 World may be any frame in metres with z up; on reading it becomes the ego frame of the first frame.
 """
 
+import glob
 import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from jwm_jax.data.cameras_json import FORMAT_VERSION, numbers, read_description, require
 from jwm_jax.data.checks import require_rigid
 from jwm_jax.data.files import IMAGE_SUFFIXES, read_images, require_folder
-from jwm_jax.errors import DataError
-from jwm_jax.files import folder_beside, write_whole
+from jwm_jax.errors import DataError, UsageError
+from jwm_jax.files import folder_beside, is_litter, write_whole
+from jwm_jax.reading import natural_order
 from jwm_jax.scene.cameras import Intrinsics
 from jwm_jax.scene.clip import Clip
 from jwm_jax.scene.lane_map import LINE_KINDS, LaneMap
 from jwm_jax.scene.tracks import CATEGORIES, Tracks
 from jwm_jax.scene.transforms import EGO_FROM_OPENCV, invert_transform, make_transform
-
-FORMAT_VERSION = 1
 
 DEFAULT_RATE = 10.0
 """Frames a second, where neither times nor rate are given."""
@@ -39,11 +42,11 @@ def load_folder(where: str) -> Clip:
     """
     folder = require_folder(where, "images and cameras.json")
     path = folder / "cameras.json"
-    description = _read_json(path)
-    views = _require(description, "views", list, path)
+    description = read_description(path)
+    views = require(description, "views", list, path)
     if not views:
         raise DataError(f"{path}: 'views' is empty; expected one entry a camera.")
-    names = [str(_require(view, "name", str, path)) for view in views]
+    names = [str(require(view, "name", str, path)) for view in views]
     files = [
         _image_files(folder, view, name, path) for view, name in zip(views, names, strict=True)
     ]
@@ -73,6 +76,7 @@ def load_folder(where: str) -> Clip:
         map=_lane_map(description.get("map"), path),
         style=_style(description.get("style"), path),
         name=str(description.get("name", folder.name)),
+        notes=_upside_down(ego, path),
     ).rebased()
 
 
@@ -92,6 +96,8 @@ def save_folder_clip(clip: Clip, folder: str | os.PathLike, suffix: str = ".png"
     Raises:
         UsageError: The folder is not empty.
     """
+    if len(set(clip.view_names)) < clip.num_views:
+        raise UsageError(f"two views have the same name: {', '.join(clip.view_names)}.")
     with folder_beside(Path(folder)) as part:
         _fill(part, clip, suffix)
     return Path(folder)
@@ -101,25 +107,25 @@ def _fill(folder: Path, clip: Clip, suffix: str) -> None:
     """Write the files of a clip into an empty folder."""
     views = []
     rig = clip.rig()
-    for v, name in enumerate(clip.view_names):
-        (folder / name).mkdir()
+    for v, (name, place) in enumerate(zip(clip.view_names, _places(clip.view_names), strict=True)):
+        (folder / place).mkdir()
         for t, image in enumerate(clip.view(v)):
             options = {} if suffix == ".png" else {"quality": 95, "subsampling": 0}
-            Image.fromarray(image).save(folder / name / f"{t:06d}{suffix}", **options)
+            Image.fromarray(image).save(folder / place / f"{t:06d}{suffix}", **options)
         if clip.depth is not None:
-            (folder / "depth" / name).mkdir(parents=True)
+            (folder / "depth" / place).mkdir(parents=True)
             for t, depth in enumerate(clip.depth[v]):
-                np.save(folder / "depth" / name / f"{t:06d}.npy", depth)
+                np.save(folder / "depth" / place / f"{t:06d}.npy", depth)
         views.append(
             {
                 "name": name,
-                "images": f"{name}/*{suffix}",
+                "images": f"{place}/*{suffix}",
                 "K": np.asarray(clip.cameras[v].K).tolist(),
                 "ego_from_camera": rig.ego_from_camera[v].tolist(),
                 "world_from_camera": clip.world_from_camera[:, v].tolist(),
                 "times": clip.times[:, v].tolist(),
             }
-            | ({} if clip.depth is None else {"depth": f"depth/{name}/*.npy"})
+            | ({} if clip.depth is None else {"depth": f"depth/{place}/*.npy"})
         )
     description = {
         "version": FORMAT_VERSION,
@@ -142,6 +148,27 @@ def _fill(folder: Path, clip: Clip, suffix: str) -> None:
     write_whole(folder / "cameras.json", json.dumps(description, indent=1))
 
 
+_PLAIN = re.compile(r"\w[\w .()+-]{0,99}", re.ASCII)
+_TAKEN = ("cameras.json", "depth", "lidar")
+
+
+def _places(names: Sequence[str]) -> list[str]:
+    """A folder for each view: its name, or one like it where that is not fit for a folder.
+
+    Unfit are names with separators, wildcards or a dot in front, those of the other files, and
+    those that differ from another view's in nothing but capitals.
+    """
+    places: list[str] = []
+    for v, name in enumerate(names):
+        place = name
+        if not _PLAIN.fullmatch(name) or name[-1] in " ." or name.casefold() in _TAKEN:
+            place = f"view{v}_" + re.sub(r"[^\w.()+-]+", "_", name, flags=re.ASCII)[:80].strip("._")
+        while place.casefold() in (p.casefold() for p in places):
+            place += "_"
+        places.append(place)
+    return places
+
+
 def _describe_tracks(tracks: Tracks) -> dict:
     return {
         "times": np.asarray(tracks.times, np.float64).tolist(),
@@ -154,55 +181,19 @@ def _describe_tracks(tracks: Tracks) -> dict:
     }
 
 
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise DataError(
-            f"{path}: the calibration is missing; jwm_jax/data/README.md describes cameras.json."
-        )
-    try:
-        description = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is not valid JSON ({error}).") from None
-    if not isinstance(description, dict):
-        raise DataError(f"{path}: expected an object with the key 'views'.")
-    version = description.get("version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise DataError(f"{path}: version is {version}, expected {FORMAT_VERSION}.")
-    return description
-
-
-def _require(entry: dict, key: str, kind: type, path: Path):
-    value = entry.get(key) if isinstance(entry, dict) else None
-    if not isinstance(value, kind):
-        got = "nothing" if value is None else type(value).__name__
-        raise DataError(f"{path}: expected {key!r} to be a {kind.__name__}, got {got}.")
-    return value
-
-
-def _numbers(value, shape: tuple[int | None, ...], where: str) -> np.ndarray:
-    """A float64 array of a shape; None in the shape allows any length."""
-    try:
-        array = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        array = np.zeros(0)
-    fits = array.ndim == len(shape) and all(
-        want in (None, got) for got, want in zip(array.shape, shape, strict=True)
-    )
-    if not fits:
-        words = "x".join("any" if n is None else str(n) for n in shape)
-        raise DataError(f"{where}: expected {words} numbers, got shape {list(array.shape)}.")
-    return array
-
-
 def _matching(folder: Path, pattern: str, path: Path) -> list[Path]:
-    """Files of a pattern below the folder, sorted by name."""
+    """Files of a pattern below the folder in the order of their numbers, litter left out.
+
+    A pattern that matches nothing may be a name with brackets in it.
+    """
     if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
         raise DataError(f"{path}: {pattern!r} must stay inside the folder.")
     root = folder.resolve()
     try:
-        files = sorted(p for p in folder.glob(pattern) if p.is_file())
-    except (ValueError, NotImplementedError) as error:
+        found = list(folder.glob(pattern)) or list(folder.glob(pattern.replace("[", "[[]")))
+    except (ValueError, NotImplementedError, OSError) as error:
         raise DataError(f"{path}: {pattern!r} is not a pattern of file names ({error}).") from None
+    files = [p for p in found if not is_litter(p.relative_to(folder)) and p.is_file()]
     outside = [p for p in files if not p.resolve().is_relative_to(root)]
     if outside:
         raise DataError(f"{outside[0]}: points out of the folder.")
@@ -210,13 +201,13 @@ def _matching(folder: Path, pattern: str, path: Path) -> list[Path]:
 
 
 def _image_files(folder: Path, view: dict, name: str, path: Path) -> list[Path]:
-    pattern = view.get("images", f"{name}/*")
-    files = [p for p in _matching(folder, str(pattern), path) if p.suffix.lower() in IMAGE_SUFFIXES]
+    pattern = str(view.get("images", f"{glob.escape(name)}/*"))
+    files = [p for p in _matching(folder, pattern, path) if p.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise DataError(
             f"{folder}: no images of view {name!r} match {pattern!r} ({', '.join(IMAGE_SUFFIXES)})."
         )
-    return files
+    return natural_order(files, folder)
 
 
 def _camera_matrix(view: dict, path: Path) -> np.ndarray:
@@ -224,19 +215,19 @@ def _camera_matrix(view: dict, path: Path) -> np.ndarray:
     if "K" not in view:
         raise DataError(f"{where} is missing; expected the 3x3 camera matrix in pixels.")
     distortion = view.get("distortion") or []
-    if np.any(_numbers(distortion, (None,), f"{path}: distortion of view {view['name']!r}")):
+    if np.any(numbers(distortion, (None,), f"{path}: distortion of view {view['name']!r}")):
         raise DataError(
             f"{path}: view {view['name']!r} has lens distortion, which this build does not undo; "
             "rectify the images first."
         )
-    return _numbers(view["K"], (3, 3), where)
+    return numbers(view["K"], (3, 3), where)
 
 
 def _mount(view: dict, name: str, views: int, path: Path) -> np.ndarray:
     """ego_from_camera [4, 4]."""
     if "ego_from_camera" in view:
         where = f"{path}: ego_from_camera of view {name!r}"
-        return require_rigid(_numbers(view["ego_from_camera"], (4, 4), where), where)
+        return require_rigid(numbers(view["ego_from_camera"], (4, 4), where), where)
     if views > 1:
         raise DataError(
             f"{path}: view {name!r} lacks ego_from_camera, which a rig of {views} views needs."
@@ -249,7 +240,7 @@ def _poses(description: dict, views: list, mounts: list, frames: int, path: Path
     """world_from_ego [T, 4, 4] and world_from_camera [T, V, 4, 4] in the file's own world."""
 
     def poses(value, where):
-        return require_rigid(_numbers(value, (frames, 4, 4), where), where)
+        return require_rigid(numbers(value, (frames, 4, 4), where), where)
 
     given = {
         v: poses(view["world_from_camera"], f"{path}: world_from_camera of view {view['name']!r}")
@@ -272,6 +263,17 @@ def _poses(description: dict, views: list, mounts: list, frames: int, path: Path
     return ego, np.stack(cameras, axis=1)
 
 
+def _upside_down(ego: np.ndarray, path: Path) -> tuple[str, ...]:
+    """A sentence where the vehicle stands on its roof in the file's own world, z up."""
+    if np.median(ego[:, 2, 2]) > -0.5:
+        return ()
+    return (
+        f"{path}: the vehicle is upside down in the world of the poses, which has z up. Camera "
+        "poses may be in the convention of OpenGL and NeRF (x right, y up, z back): multiply each "
+        "from the right by diag(1, -1, -1, 1).",
+    )
+
+
 def _times(description: dict, views: list, frames: int, path: Path) -> np.ndarray:
     """float64 [T, V] seconds."""
     rate = description.get("rate", DEFAULT_RATE)
@@ -279,7 +281,7 @@ def _times(description: dict, views: list, frames: int, path: Path) -> np.ndarra
         raise DataError(f"{path}: rate must be a positive number of frames a second, got {rate!r}.")
     shared = description.get("times", (np.arange(frames) / rate).tolist())
     columns = [
-        _numbers(view.get("times", shared), (frames,), f"{path}: times of view {view['name']!r}")
+        numbers(view.get("times", shared), (frames,), f"{path}: times of view {view['name']!r}")
         for view in views
     ]
     return np.stack(columns, axis=1)
@@ -310,7 +312,7 @@ def _depth(folder: Path, views: list, images: tuple, path: Path):
             name = f"depth of view {view['name']!r}"
             found = _arrays(folder, str(view["depth"]), name, len(pictures), path)
             for t, (file, depth) in enumerate(found):
-                if depth.shape != pictures.shape[1:3] or depth.dtype.kind not in "fiu":
+                if depth.shape != pictures.shape[1:3]:
                     raise DataError(
                         f"{file}: expected {list(pictures.shape[1:3])} numbers, metres along z, "
                         f"got {list(depth.shape)} of {depth.dtype}."
@@ -322,14 +324,17 @@ def _depth(folder: Path, views: list, images: tuple, path: Path):
 
 def _arrays(folder: Path, pattern: str, name: str, frames: int, path: Path):
     """(file, array) of the .npy files of a pattern, one a frame."""
-    files = _matching(folder, pattern, path)
+    files = natural_order(_matching(folder, pattern, path), folder)
     if len(files) != frames:
         raise DataError(f"{path}: {name} matches {len(files)} files for {frames} frames.")
     for file in files:
         try:
-            yield file, np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            array = np.load(file, allow_pickle=False)
+        except Exception as error:  # numpy and zipfile raise many kinds
             raise DataError(f"{file}: cannot be read as .npy ({error}).") from None
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+            raise DataError(f"{file}: expected one array of numbers, as numpy.save writes.")
+        yield file, array
 
 
 def _tracks(entry: Any, path: Path) -> Tracks | None:
@@ -338,15 +343,15 @@ def _tracks(entry: Any, path: Path) -> Tracks | None:
     where = f"{path}: tracks"
     if not isinstance(entry, dict):
         raise DataError(f"{where}: expected an object, got {type(entry).__name__}.")
-    times = _numbers(_require(entry, "times", list, path), (None,), f"{where}.times")
-    names = _require(entry, "category", list, path)
+    times = numbers(require(entry, "times", list, path), (None,), f"{where}.times")
+    names = require(entry, "category", list, path)
     unknown = sorted({str(name) for name in names} - set(CATEGORIES))
     if unknown:
         raise DataError(f"{where}: unknown categories {unknown}; expected some of {CATEGORIES}.")
     count, samples = len(names), len(times)
-    sizes = _numbers(entry.get("size", []), (count, 3), f"{where}.size")
-    centers = _numbers(entry.get("center", []), (count, samples, 3), f"{where}.center")
-    quats = _numbers(entry.get("quat", []), (count, samples, 4), f"{where}.quat")
+    sizes = numbers(entry.get("size", []), (count, 3), f"{where}.size")
+    centers = numbers(entry.get("center", []), (count, samples, 3), f"{where}.center")
+    quats = numbers(entry.get("quat", []), (count, samples, 4), f"{where}.quat")
     if not np.any(quats, axis=-1).all():
         raise DataError(f"{where}.quat: holds quaternions of length 0.")
     valid = entry.get("valid", np.ones((count, samples)))
@@ -358,7 +363,7 @@ def _tracks(entry: Any, path: Path) -> Tracks | None:
         centers=centers,
         quats=quats,
         sizes=sizes,
-        valid=_numbers(valid, (count, samples), f"{where}.valid") != 0,
+        valid=numbers(valid, (count, samples), f"{where}.valid") != 0,
         category=np.array([CATEGORIES.index(name) for name in names], np.int32),
         ids=tuple(str(i) for i in ids),
     )
@@ -371,10 +376,10 @@ def _lane_map(entry: Any, path: Path) -> LaneMap | None:
         raise DataError(f"{path}: expected 'map' to be a list, got {type(entry).__name__}.")
     lines, kinds = [], []
     for number, line in enumerate(entry):
-        kind = _require(line, "kind", str, path)
+        kind = require(line, "kind", str, path)
         if kind not in LINE_KINDS:
             raise DataError(f"{path}: map line {number} is a {kind!r}; expected {LINE_KINDS}.")
-        points = _numbers(line.get("points"), (None, 3), f"{path}: map line {number}")
+        points = numbers(line.get("points"), (None, 3), f"{path}: map line {number}")
         lines.append(points)
         kinds.append(kind)
     return LaneMap(tuple(lines), tuple(kinds))

@@ -12,15 +12,25 @@ KITTI counts pixel centres as whole numbers, so half a pixel is added to its pri
 """
 
 import datetime
-import re
+import os
 from pathlib import Path
 
 import numpy as np
 
 from jwm_jax.data.checks import require_rigid
-from jwm_jax.data.files import read_arrays, read_images, read_points, require_folder
+from jwm_jax.data.files import (
+    IMAGE_SUFFIXES,
+    lens_of_pictures,
+    numbered_files,
+    read_images,
+    read_points,
+    require_folder,
+    size_in,
+)
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.scene.cameras import Intrinsics, shift_half_pixel
+from jwm_jax.files import entries, is_litter
+from jwm_jax.reading import read_arrays, read_text
+from jwm_jax.scene.cameras import shift_half_pixel
 from jwm_jax.scene.clip import Clip
 from jwm_jax.scene.transforms import invert_transform, make_transform, transform_points
 
@@ -36,6 +46,18 @@ NOMINAL_RATE = 10.0
 """Frames a second, where no time stamps are given."""
 
 _COLOR_CAMERAS = ("02", "03")
+_SUFFIXES = (".png", *(suffix for suffix in IMAGE_SUFFIXES if suffix != ".png"))
+"""What images may end in; of two files of one frame the lossless one is read."""
+
+_SEQUENCE_ARRAYS = {
+    "K": "3 3",
+    "width": "",
+    "height": "",
+    "frame_ids": "whole t",
+    "t_s": "t",
+    "world_from_velo": "t 4 4",
+    "world_from_cam": "t 4 4",
+}
 _EARTH_RADIUS = 6378137.0  # metres, WGS 84
 
 
@@ -59,35 +81,28 @@ def load_kitti(where: str) -> Clip:
 def _load_sequence(folder: Path) -> Clip:
     """The sequence folder: arrays in cameras.npz, images named by frame number."""
     path = folder / "cameras.npz"
-    arrays = read_arrays(
-        path, ("K", "width", "height", "frame_ids", "t_s", "world_from_velo", "world_from_cam")
-    )
-    times = np.asarray(arrays["t_s"], np.float64)
-    for name in ("frame_ids", "world_from_velo", "world_from_cam"):
-        if len(arrays[name]) != len(times):
-            raise DataError(
-                f"{path}: {name} has {len(arrays[name])} entries, but t_s has {len(times)}."
-            )
-    if not len(times):
+    arrays = read_arrays(path, _SEQUENCE_ARRAYS)
+    if not len(arrays["t_s"]):
         raise DataError(f"{path}: holds no frames.")
-    if arrays["K"].shape != (3, 3):
-        raise DataError(f"{path}: expected K of shape [3, 3], got {list(arrays['K'].shape)}.")
     velodyne = require_rigid(arrays["world_from_velo"], f"{path}: world_from_velo")
     camera = require_rigid(arrays["world_from_cam"], f"{path}: world_from_cam")
-    images = folder / "image_02_jpg"
-    paths = [images / f"{int(frame):010d}.jpg" for frame in arrays["frame_ids"]]
-    lens = Intrinsics(
-        K=shift_half_pixel(arrays["K"]), width=int(arrays["width"]), height=int(arrays["height"])
+    found = numbered_files(require_folder(folder / "image_02_jpg", "images"), _SUFFIXES, "images")
+    frames = [int(frame) for frame in arrays["frame_ids"]]
+    absent = folder / "image_02_jpg" / f"{min(set(frames) - set(found), default=0):010d}.jpg"
+    images = read_images([found.get(frame, absent) for frame in frames], "image_02")
+    lens, notes = lens_of_pictures(
+        shift_half_pixel(arrays["K"]), size_in(arrays, path), images, str(path)
     )
     return _clip(
         name=folder.name,
-        images=(read_images(paths, "image_02"),),
-        times=times[:, None],
+        images=(images,),
+        times=np.asarray(arrays["t_s"], np.float64)[:, None],
         world_from_velodyne=velodyne,
         world_from_camera=camera[:, None],
         cameras=(lens,),
         view_names=("image_02",),
-        scans=_frustum_scans(folder / "lidar_frustum.npz", len(times)),
+        scans=_frustum_scans(folder / "lidar_frustum.npz", len(frames)),
+        notes=notes,
     )
 
 
@@ -95,13 +110,15 @@ def _frustum_scans(path: Path, frames: int) -> list[np.ndarray] | None:
     """Velodyne points [P, 4] a frame; None where the file is absent."""
     if not path.exists():
         return None
-    names = ("points_i16", "offsets", "scale_m", "reflectance_scale")
-    arrays = read_arrays(path, names)
-    offsets = arrays["offsets"]
-    if len(offsets) != frames + 1 or offsets[-1] != len(arrays["points_i16"]):
+    arrays = read_arrays(
+        path, {"points_i16": "p 4", "offsets": "whole n", "scale_m": "", "reflectance_scale": ""}
+    )
+    offsets, points = arrays["offsets"], len(arrays["points_i16"])
+    rises = np.array_equal(np.sort(offsets), offsets)
+    if len(offsets) != frames + 1 or offsets[-1] != points or not rises:
         raise DataError(
-            f"{path}: expected {frames + 1} offsets that end at the number of points, "
-            f"{len(arrays['points_i16'])}; got {len(offsets)} that end at {offsets[-1]}."
+            f"{path}: expected {frames + 1} rising offsets that end at the number of points, "
+            f"{points}; got {len(offsets)} that end at {offsets[-1] if len(offsets) else 'none'}."
         )
     scale = np.array([*[arrays["scale_m"]] * 3, arrays["reflectance_scale"]], np.float32)
     points = arrays["points_i16"].astype(np.float32) * scale
@@ -111,7 +128,8 @@ def _frustum_scans(path: Path, frames: int) -> list[np.ndarray] | None:
 def _find_drive(folder: Path) -> Path:
     """The one drive in a folder."""
     for pattern in (".", "*", "*/*"):
-        drives = sorted({p.parent.parent for p in folder.glob(f"{pattern}/image_0[23]/data")})
+        found = {p.parent.parent for p in folder.glob(f"{pattern}/image_0[23]/data")}
+        drives = sorted(d for d in found if not is_litter(d.relative_to(folder)))
         if len(drives) > 1:
             names = ", ".join(str(d.relative_to(folder)) for d in drives[:4])
             raise UsageError(
@@ -119,31 +137,32 @@ def _find_drive(folder: Path) -> Path:
                 "name one, as in kitti:PATH/DATE/DRIVE_sync."
             )
         if drives:
-            return drives[0].resolve()
+            return Path(os.path.abspath(drives[0]))
     raise DataError(
-        f"{folder} is no KITTI drive: expected image_02/data with PNG images in it or below, or a "
+        f"{folder} is no KITTI drive: expected image_02/data with images in it or below, or a "
         "sequence folder with cameras.npz."
     )
 
 
 def _load_drive(drive: Path) -> Clip:
     """A drive in KITTI's own layout; its calibration lies beside it in the date folder."""
-    velodyne_to_camera = _read_calibration(drive.parent / "calib_velo_to_cam.txt", ("R", "T"))
-    path = drive.parent / "calib_cam_to_cam.txt"
-    calibration = _read_calibration(path, ("R_rect_00",))
+    path = _beside(drive, "calib_velo_to_cam.txt")
+    velodyne_to_camera = _read_calibration(path, ("R", "T"))
     camera0_from_velodyne = make_transform(
-        require_rigid(
-            velodyne_to_camera["R"].reshape(3, 3), f"{drive.parent / 'calib_velo_to_cam.txt'}: R"
-        ),
-        velodyne_to_camera["T"],
+        require_rigid(velodyne_to_camera["R"].reshape(3, 3), f"{path}: R"), velodyne_to_camera["T"]
     )
+    path = _beside(drive, "calib_cam_to_cam.txt")
+    calibration = _read_calibration(path, ("R_rect_00",))
     rectify = make_transform(
         require_rigid(calibration["R_rect_00"].reshape(3, 3), f"{path}: R_rect_00"), np.zeros(3)
     )
     views = [c for c in _COLOR_CAMERAS if (drive / f"image_{c}" / "data").is_dir()]
-    frames = _image_files(drive, views)
-    images, cameras, velodyne_from_camera, times = [], [], [], []
-    for view in views:
+    files = _image_files(drive, views)
+    frames = sorted(set.intersection(*map(set, files)))
+    if not frames:
+        raise DataError(f"{drive}: no frame has images of every view ({', '.join(views)}).")
+    images, cameras, velodyne_from_camera, times, notes = [], [], [], [], []
+    for view, of_view in zip(views, files, strict=True):
         if f"P_rect_{view}" not in calibration:
             raise DataError(f"{path}: lacks P_rect_{view}, which image_{view} needs.")
         projection = calibration[f"P_rect_{view}"].reshape(3, 4)
@@ -153,12 +172,17 @@ def _load_drive(drive: Path) -> Clip:
         offset = np.linalg.solve(K, projection[:, 3])
         camera_from_velodyne = make_transform(np.eye(3), offset) @ rectify @ camera0_from_velodyne
         velodyne_from_camera.append(invert_transform(camera_from_velodyne))
-        paths = [drive / f"image_{view}" / "data" / f"{frame}{s}" for frame, s in frames]
-        images.append(read_images(paths, f"image_{view}"))
-        height, width = images[-1].shape[1:3]
-        cameras.append(Intrinsics(K=shift_half_pixel(K), width=width, height=height))
-        times.append(_read_times(drive / f"image_{view}" / "timestamps.txt", frames))
-    world_from_velodyne = _read_poses(drive, [frame for frame, _ in frames])
+        pictures = read_images([of_view[frame] for frame in frames], f"image_{view}")
+        images.append(pictures)
+        size = calibration.get(f"S_rect_{view}", pictures.shape[2:0:-1])
+        lens, resized = lens_of_pictures(
+            shift_half_pixel(K), (int(size[0]), int(size[1])), pictures, f"{path}: S_rect_{view}"
+        )
+        cameras.append(lens)
+        seconds, filled = _read_times(drive / f"image_{view}" / "timestamps.txt", frames)
+        times.append(seconds)
+        notes += [*resized, *filled]
+    world_from_velodyne = _read_poses(drive, frames)
     return _clip(
         name=drive.name,
         images=tuple(images),
@@ -167,29 +191,41 @@ def _load_drive(drive: Path) -> Clip:
         world_from_camera=world_from_velodyne[:, None] @ np.stack(velodyne_from_camera),
         cameras=tuple(cameras),
         view_names=tuple(f"image_{view}" for view in views),
-        scans=_drive_scans(drive, [frame for frame, _ in frames]),
+        scans=_drive_scans(drive, frames),
+        notes=tuple(notes),
     )
 
 
-def _image_files(drive: Path, views: list[str]) -> list[tuple[str, str]]:
-    """(frame number, suffix) of the frames that every view has."""
+def _beside(drive: Path, name: str) -> Path:
+    """A file of the date folder: beside the drive as it was named, or beside what it links to."""
+    given = drive.parent / name
+    target = drive.resolve().parent / name
+    return target if target.is_file() and not given.is_file() else given
+
+
+def _image_files(drive: Path, views: list[str]) -> list[dict[int, Path]]:
+    """Images of each view, by frame."""
     found = []
     for view in views:
-        files = (drive / f"image_{view}" / "data").iterdir()
-        found.append({(f.stem, f.suffix) for f in files if f.suffix in (".png", ".jpg")})
-    frames = sorted(set.intersection(*found))
-    if not frames:
-        raise DataError(f"{drive}: no frame has images of {', '.join(views)} in image_0N/data.")
-    return frames
+        folder = drive / f"image_{view}" / "data"
+        found.append(numbered_files(folder, _SUFFIXES, "images"))
+        if not found[-1]:
+            suffixes = sorted({path.suffix for path in entries(folder)})
+            raise DataError(
+                f"{folder}: holds no image with a suffix of {', '.join(_SUFFIXES)}; it has "
+                f"{', '.join(suffixes) or 'nothing'}."
+            )
+    return found
 
 
-def _drive_scans(drive: Path, frames: list[str]) -> list[np.ndarray] | None:
+def _drive_scans(drive: Path, frames: list[int]) -> list[np.ndarray] | None:
     """One scan a frame, empty where KITTI dropped one; None without Velodyne data."""
     folder = drive / "velodyne_points" / "data"
     if not folder.is_dir():
         return None
-    paths = [folder / f"{frame}.bin" for frame in frames]
-    return [read_points(p, 4) if p.exists() else np.zeros((0, 4), np.float32) for p in paths]
+    paths = numbered_files(folder, (".bin",), "lidar scans")
+    empty = np.zeros((0, 4), np.float32)
+    return [read_points(paths[f], 4) if f in paths else empty for f in frames]
 
 
 def _read_calibration(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -200,7 +236,7 @@ def _read_calibration(path: Path, required: tuple[str, ...]) -> dict[str, np.nda
             "put them beside its drives."
         )
     values = {}
-    for line in path.read_text(errors="replace").splitlines():
+    for line in read_text(path, errors="replace").splitlines():
         key, colon, rest = line.partition(":")
         try:
             numbers = np.array([float(word) for word in rest.split()])
@@ -208,28 +244,49 @@ def _read_calibration(path: Path, required: tuple[str, ...]) -> dict[str, np.nda
             continue  # calib_time and the like
         if colon and numbers.size:
             values[key.strip()] = numbers
-    lengths = {"R": 9, "T": 3, "R_rect_00": 9, "P_rect_02": 12, "P_rect_03": 12}
+    lengths = {"R": 9, "T": 3, "R_rect_00": 9}
+    lengths |= {f"P_rect_{c}": 12 for c in _COLOR_CAMERAS}
+    lengths |= {f"S_rect_{c}": 2 for c in _COLOR_CAMERAS}
     for key in required:
         if key not in values:
             raise DataError(f"{path}: lacks the line {key!r}.")
     for key, length in lengths.items():
         if key in values and values[key].size != length:
             raise DataError(f"{path}: {key} has {values[key].size} numbers, expected {length}.")
+        if key.startswith("S_rect") and key in values and not (values[key] >= 1).all():
+            raise DataError(f"{path}: {key} must be the width and height of images in pixels.")
     return values
 
 
-def _read_times(path: Path, frames: list[tuple[str, str]]) -> np.ndarray:
-    """Seconds a frame from timestamps.txt, whose lines are counted by frame number."""
-    numbers = [int(frame) if frame.isdigit() else index for index, (frame, _) in enumerate(frames)]
+def _read_times(path: Path, frames: list[int]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Seconds a frame from timestamps.txt, whose lines are counted by frame number.
+
+    A blank line is a frame that KITTI lost. Where there is an image of it all the same, its time is
+    put between its neighbours'; the sentence returned says so.
+    """
     if not path.is_file():
-        return np.array(numbers, np.float64) / NOMINAL_RATE
-    lines = [line for line in path.read_text().splitlines() if line.strip()]
-    if max(numbers) >= len(lines):
-        raise DataError(f"{path}: has {len(lines)} lines, but there is a frame {max(numbers)}.")
+        return np.array(frames, np.float64) / NOMINAL_RATE, ()
+    lines = read_text(path).splitlines()
+    if frames[-1] >= len(lines):
+        raise DataError(f"{path}: has {len(lines)} lines, but there is a frame {frames[-1]}.")
+    written = np.flatnonzero([bool(line.strip()) for line in lines])
+    blank = sorted(set(frames) - set(written.tolist()))
+    if blank and not (written.size and written[0] < blank[0] and blank[-1] < written[-1]):
+        raise DataError(
+            f"{path}: line {blank[0] + 1}, of frame {blank[0]}, is blank, and there is no line on "
+            "either side to take its time from; remove the images of this frame."
+        )
+    around = np.searchsorted(written, blank)
+    needed = sorted({*frames, *written[around].tolist(), *written[around - 1].tolist()} - {*blank})
     try:
-        return np.array([_parse_time(lines[number]) for number in numbers])
+        known = [_parse_time(lines[frame]) for frame in needed]
     except ValueError as error:
         raise DataError(f"{path}: {error}.") from None
+    note = (
+        f"{path}: {len(blank)} lines are blank, the first is of frame {blank[0] if blank else 0}; "
+        "the times of these frames were put between their neighbours'.",
+    )
+    return np.interp(frames, needed, known), note if blank else ()
 
 
 def _parse_time(line: str) -> float:
@@ -240,7 +297,7 @@ def _parse_time(line: str) -> float:
     return seconds + (float(f"0.{fraction}") if fraction else 0.0)
 
 
-def _read_poses(drive: Path, frames: list[str]) -> np.ndarray:
+def _read_poses(drive: Path, frames: list[int]) -> np.ndarray:
     """world_from_velodyne [T, 4, 4] from the GPS/IMU; the identity for a single frame without."""
     folder = drive / "oxts" / "data"
     if not folder.is_dir():
@@ -250,12 +307,13 @@ def _read_poses(drive: Path, frames: list[str]) -> np.ndarray:
             f"{drive}: has {len(frames)} frames but no poses: oxts/data is missing. Download the "
             "drive's GPS/IMU data (part of its 'synced+rectified' archive)."
         )
-    calibration_path = drive.parent / "calib_imu_to_velo.txt"
+    calibration_path = _beside(drive, "calib_imu_to_velo.txt")
     calibration = _read_calibration(calibration_path, ("R", "T"))
     velodyne_from_imu = make_transform(
         require_rigid(calibration["R"].reshape(3, 3), f"{calibration_path}: R"), calibration["T"]
     )
-    packets = np.stack([_read_packet(folder / f"{frame}.txt") for frame in frames])
+    found = numbered_files(folder, (".txt",), "GPS/IMU packets")
+    packets = np.stack([_read_packet(found.get(f, folder / f"{f:010d}.txt")) for f in frames])
     return _poses_from_packets(packets) @ invert_transform(velodyne_from_imu)
 
 
@@ -263,9 +321,8 @@ def _read_packet(path: Path) -> np.ndarray:
     """lat, lon (degrees), alt (metres), roll, pitch, yaw (radians) of one frame."""
     if not path.is_file():
         raise DataError(f"{path}: the GPS/IMU packet of this frame is missing.")
-    words = re.split(r"\s+", path.read_text().strip())
     try:
-        packet = np.array([float(word) for word in words[:6]])
+        packet = np.array([float(word) for word in read_text(path).split()[:6]])
     except ValueError:
         packet = np.zeros(0)
     if packet.size != 6 or not np.isfinite(packet).all():
@@ -296,7 +353,16 @@ def _axis_rotation(angle: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _clip(
-    *, name, images, times, world_from_velodyne, world_from_camera, cameras, view_names, scans
+    *,
+    name,
+    images,
+    times,
+    world_from_velodyne,
+    world_from_camera,
+    cameras,
+    view_names,
+    scans,
+    notes,
 ) -> Clip:
     """The clip, its world moved to the first ego frame and its points to the ego frames."""
     ego = world_from_velodyne @ invert_transform(EGO_FROM_VELODYNE)
@@ -316,4 +382,5 @@ def _clip(
         view_names=view_names,
         lidar=scans,
         name=name,
+        notes=notes,
     ).rebased()

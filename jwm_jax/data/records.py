@@ -19,7 +19,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from jwm_jax.data.files import read_image
 from jwm_jax.errors import DataError, UsageError
+from jwm_jax.reading import require_shapes
 from jwm_jax.scene import Clip, Intrinsics, LaneMap, Tracks
 
 LIDAR_UNIT = 0.0025
@@ -87,9 +89,19 @@ def _encode_spin(points: np.ndarray) -> bytes:
     return zlib.compress(np.concatenate([steps, strength], 1).T.tobytes(), 6)
 
 
-def _decode_spin(blob: bytes) -> np.ndarray:
-    steps = np.frombuffer(zlib.decompress(blob), np.int16).reshape(4, -1).T.astype(np.float32)
-    return steps * np.asarray([LIDAR_UNIT] * 3 + [1 / 32767], np.float32)
+def _inflate(blob: bytes, dtype: type[np.generic], what: str) -> np.ndarray:
+    try:
+        return np.frombuffer(zlib.decompress(blob), dtype)
+    except (zlib.error, ValueError) as error:
+        raise DataError(f"{what} cannot be unpacked ({error}); make the dataset again.") from None
+
+
+def _decode_spin(blob: bytes, what: str) -> np.ndarray:
+    steps = _inflate(blob, np.int16, what)
+    if steps.size % 4:
+        raise DataError(f"{what} is no whole number of points; make the dataset again.")
+    points = steps.reshape(4, -1).T.astype(np.float32)
+    return points * np.asarray([LIDAR_UNIT] * 3 + [1 / 32767], np.float32)
 
 
 def encode_clip(clip: Clip, image_format: str = "jpeg", quality: int = 95) -> dict[str, np.ndarray]:
@@ -150,9 +162,76 @@ def encode_clip(clip: Clip, image_format: str = "jpeg", quality: int = 95) -> di
     return record
 
 
+_HEADER = {
+    "name": str,
+    "frames": int,
+    "views": list,
+    "has": list,
+    "track_ids": list,
+    "map_kinds": list,
+    "style": dict,
+}
+"""What a record holds besides arrays."""
+
+
 def read_header(record: Mapping[str, np.ndarray]) -> dict:
-    """What a record holds besides arrays: name, frames, views, has, track_ids, map_kinds, style."""
-    return json.loads(np.asarray(record["header"], np.uint8).tobytes())
+    """What a record holds besides arrays: name, frames, views, has, track_ids, map_kinds, style.
+
+    Raises:
+      DataError: it is no record of a clip.
+    """
+    try:
+        header = json.loads(np.asarray(record["header"], np.uint8).tobytes())
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"this is no record of a clip: its header is broken ({error}).") from None
+    found = header if isinstance(header, dict) else {}
+    wrong = [k for k, kind in _HEADER.items() if not isinstance(found.get(k), kind)]
+    if wrong:
+        raise DataError(f"this is no record of a clip: its header lacks {', '.join(wrong)}.")
+    return header
+
+
+def _require_whole(record: Mapping[str, np.ndarray], header: dict) -> None:
+    """Refuse a record whose arrays do not fit its header and each other."""
+    where = f"record {header['name']}"
+    letters = "abc"
+    shapes = {
+        field: " ".join(letters[i] if n is None else str(n) for i, n in enumerate(shape))
+        for field, (shape, _) in FIELDS.items()
+    }
+    for field, shape in shapes.items():
+        require_shapes(record, {field: shape}, where)
+    frames, views = header["frames"], len(header["views"])
+    pictures, has = frames * views, header["has"]
+    things, samples = len(record["track_sizes"]), len(record["track_times"])
+    expected = {
+        "image_bytes": pictures,
+        "times": pictures,
+        "world_from_camera": pictures,
+        "world_from_ego": frames,
+        "K": views,
+        "image_sizes": views,
+        "depth_bytes": pictures * ("depth" in has),
+        "lidar_bytes": frames * ("lidar" in has),
+        "track_centers": things * samples,
+        "track_quats": things * samples,
+        "track_valid": things * samples,
+        "track_category": things,
+        "map_lengths": len(header["map_kinds"]),
+        "map_points": int(np.sum(record["map_lengths"])),
+    }
+    for field, count in expected.items():
+        if len(record[field]) != count:
+            raise DataError(
+                f"{where}: {field} has {len(record[field])} entries, expected {count}; make the "
+                "dataset again."
+            )
+    if (np.asarray(record["image_sizes"]) < 1).any():
+        raise DataError(f"{where}: image_sizes must be positive; make the dataset again.")
+    for blobs in ("images", "depth", "lidar"):
+        lengths = record["image_bytes" if blobs == "images" else f"{blobs}_bytes"]
+        if (np.asarray(lengths) < 0).any() or int(np.sum(lengths)) != len(record[blobs]):
+            raise DataError(f"{where}: {blobs} is cut short; make the dataset again.")
 
 
 def decode_clip(
@@ -175,34 +254,39 @@ def decode_clip(
       DataError: the record or a picture in it is broken.
     """
     header = read_header(record)
+    _require_whole(record, header)
     total, count = header["frames"], len(header["views"])
     keep_frames = list(range(total)) if frames is None else [int(f) for f in frames]
     keep_views = list(range(count)) if views is None else [int(v) for v in views]
     sizes = np.asarray(record["image_sizes"])
 
+    def named(what, t, view=None):
+        of_view = "" if view is None else f" of view {header['views'][view]}"
+        return f"record {header['name']}: {what} of frame {t}{of_view}"
+
     def pictures(view):
-        result = []
-        for t in keep_frames:
+        result = np.empty((len(keep_frames), *sizes[view], 3), np.uint8)
+        for row, t in enumerate(keep_frames):
             data = _blob(record["images"], record["image_bytes"], t * count + view)
-            try:
-                result.append(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
-            except OSError as error:
-                raise DataError(
-                    f"record {header['name']}: frame {t} of view {header['views'][view]} is not a "
-                    f"readable picture ({error}); make the dataset again."
-                ) from None
-        return np.stack(result)
+            picture = read_image(io.BytesIO(data), named("picture", t, view))
+            if picture.shape != result.shape[1:]:
+                raise DataError(f"{named('picture', t, view)} is not of its view's size.")
+            result[row] = picture
+        return result
 
     def depths(view):
-        shape = tuple(sizes[view])
-        blobs = [
-            _blob(record["depth"], record["depth_bytes"], t * count + view) for t in keep_frames
-        ]
-        maps = [np.frombuffer(zlib.decompress(b), np.float16).reshape(shape) for b in blobs]
-        return np.stack(maps).astype(np.float32)
+        result = np.empty((len(keep_frames), *sizes[view]), np.float32)
+        for row, t in enumerate(keep_frames):
+            blob = _blob(record["depth"], record["depth_bytes"], t * count + view)
+            flat = _inflate(blob, np.float16, named("depth", t, view))
+            if flat.size != result[row].size:
+                raise DataError(f"{named('depth', t, view)} is not of the size of its picture.")
+            result[row] = flat.reshape(result.shape[1:])
+        return result
 
     def spin(t):
-        return _decode_spin(_blob(record["lidar"], record["lidar_bytes"], t))
+        blob = _blob(record["lidar"], record["lidar_bytes"], t)
+        return _decode_spin(blob, named("lidar", t))
 
     has = header["has"]
     poses = np.asarray(record["world_from_camera"]).reshape(total, count, 4, 4)

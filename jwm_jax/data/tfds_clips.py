@@ -5,7 +5,8 @@ One record is one clip (`records.py`). A dataset folder is a plain TFDS folder: 
 """
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -74,12 +75,45 @@ def write_dataset(folder: Path, splits: Mapping[str, Iterable[tuple[str, dict]]]
     return folder
 
 
-def open_records(folder: str | Path, split: str = "train"):
-    """Random access to a dataset's records: a sequence with `len` and `[i]`.
+class Records(Sequence):
+    """Random access to the records of a data set; one that cannot be read is a `DataError`."""
 
-    Raises:
-      DataError: no dataset there, or no such split.
-    """
+    def __init__(self, source: Sequence, folder: Path) -> None:
+        """Read from a TFDS data source of a folder, which messages name."""
+        self._source, self._folder = source, folder
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """One record.
+
+        Raises:
+          IndexError: there is no such record.
+          DataError: it cannot be read.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        with _naming(self._folder, f"clip {index}"):
+            return self._source[int(index) % len(self)]
+
+
+@contextmanager
+def _naming(folder: Path, what: str) -> Iterator[None]:
+    """Turns whatever TFDS and array_record raise, of any type, into a sentence about a folder."""
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(
+            f"dataset {folder}: {what} cannot be read ({reason}); copy the folder again or make it "
+            "again with `jwm data make`."
+        ) from None
+
+
+def _builder(folder: str | Path):
+    """The TFDS builder of a folder, and the folder."""
     import tensorflow_datasets as tfds
 
     folder = Path(folder).expanduser()
@@ -88,19 +122,33 @@ def open_records(folder: str | Path, split: str = "train"):
             f"dataset {folder}: no dataset_info.json there; expected a folder made by "
             "`jwm data make`."
         )
-    builder = tfds.builder_from_directory(str(folder))
+    with _naming(folder, "its description (dataset_info.json, features.json)"):
+        return tfds.builder_from_directory(str(folder)), folder
+
+
+def open_records(folder: str | Path, split: str = "train") -> Records:
+    """Random access to a dataset's records: a sequence with `len` and `[i]`.
+
+    Raises:
+      DataError: no dataset there, no such split, or files that cannot be read.
+    """
+    builder, folder = _builder(folder)
     if split not in builder.info.splits:
         known = tuple(builder.info.splits)
         raise DataError(f"dataset {folder}: no split {split!r}; it has {known}.")
-    return builder.as_data_source(split=split)
+    with _naming(folder, f"split {split}"):
+        return Records(builder.as_data_source(split=split), folder)
 
 
 def splits_of(folder: str | Path) -> dict[str, int]:
-    """Number of clips in each split of a dataset folder."""
-    import tensorflow_datasets as tfds
+    """Number of clips in each split of a dataset folder.
 
-    builder = tfds.builder_from_directory(str(Path(folder).expanduser()))
-    return {name: split.num_examples for name, split in builder.info.splits.items()}
+    Raises:
+      DataError: no dataset there, or one whose description cannot be read.
+    """
+    builder, folder = _builder(folder)
+    with _naming(folder, "its list of splits"):
+        return {name: split.num_examples for name, split in builder.info.splits.items()}
 
 
 def load_dataset_clip(spec: str) -> Clip:
@@ -122,11 +170,13 @@ def load_dataset_clip(spec: str) -> Clip:
         raise UsageError(f"clip {spec!r}: index must be a whole number, got {options['index']!r}.")
     index, split = int(options["index"]), options["split"]
     if not split:
-        known: Sequence[str] = ()
-        if (Path(path).expanduser() / "dataset_info.json").is_file():
-            known = tuple(splits_of(path))
+        known = tuple(splits_of(path))
         split = known[0] if len(known) == 1 else "train"
     records = open_records(path, split)
     if index >= len(records):
         raise UsageError(f"clip {spec!r}: split {split} has {len(records)} clips, index {index}.")
-    return decode_clip(records[index])
+    record = records[index]
+    try:
+        return decode_clip(record)
+    except DataError as error:
+        raise DataError(f"dataset {path}: {error}") from None

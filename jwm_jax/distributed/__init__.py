@@ -16,6 +16,7 @@ from jwm_jax.distributed.sharding import (
     unbox,
     unnamed_leaves,
 )
+from jwm_jax.distributed.topology import topology_mesh
 
 __all__ = [
     "MESH_AXES",
@@ -34,6 +35,7 @@ __all__ = [
     "put_batch",
     "read_compiled",
     "spec_for",
+    "topology_mesh",
     "tree_shardings",
     "unbox",
     "unnamed_leaves",

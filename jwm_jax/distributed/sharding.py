@@ -197,6 +197,18 @@ def constrain(x: Any, names: Sequence[str | None]) -> Any:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
+def pin(x: Any, names: Sequence[str | None]) -> Any:
+    """Like `constrain`, but also insists on dimensions that are not split.
+
+    What `constrain` leaves open XLA may split as later operations like it; a pinned array keeps its
+    layout, and resharding happens after it.
+    """
+    automatic = automatic_axes()
+    if not automatic:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec_for(names, x.shape, automatic))
+
+
 def gather_to_host(tree: Any) -> Any:
     """Copy a tree of arrays to numpy on every process, whatever their shardings.
 

@@ -4,11 +4,13 @@ Files appear whole or not at all: they are written beside their place and rename
 """
 
 import io
+import math
 import os
 import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import SupportsFloat
 
 import numpy as np
 from jaxtyping import UInt8
@@ -26,9 +28,15 @@ MEDIA_TYPES = {
 }
 """Suffixes that can be written; .webp, .gif and .png are animated pictures."""
 
+SLOWEST, FASTEST = 1 / 60, 1000.0
+"""Frames a second that these formats can hold."""
+
+FASTEST_GIF = 100.0
+"""The same of .gif, which counts hundredths of a second."""
+
 
 def write_video(
-    path: str | os.PathLike, frames: np.ndarray | Sequence[np.ndarray], rate: int | float
+    path: str | os.PathLike, frames: np.ndarray | Sequence[np.ndarray], rate: SupportsFloat
 ) -> Path:
     """Write frames as a video.
 
@@ -36,13 +44,13 @@ def write_video(
         path: Ends in .mp4, .webp, .gif or .png. An .mp4 becomes a .webp where PyAV has no H.264
             encoder.
         frames: [F, h, w, 3], uint8 or floating in [0, 1]; odd sizes are padded by one pixel.
-        rate: Frames a second.
+        rate: Frames a second, any kind of number from `SLOWEST` to `FASTEST`.
 
     Returns:
         The path written, which differs from `path` in the suffix if there was no encoder.
 
     Raises:
-        UsageError: The suffix is unknown.
+        UsageError: The suffix is unknown, or the rate is none that a video can have.
         ResourceError: The file cannot be written.
     """
     path = Path(path)
@@ -55,17 +63,32 @@ def write_video(
 
 
 def encode_video(
-    frames: np.ndarray | Sequence[np.ndarray], rate: int | float, suffix: str = ".mp4"
+    frames: np.ndarray | Sequence[np.ndarray], rate: SupportsFloat, suffix: str = ".mp4"
 ) -> tuple[bytes, str]:
-    """The bytes of a video file and its suffix (".webp" where there is no H.264 encoder)."""
+    """The bytes of a video file and its suffix (".webp" where there is no H.264 encoder).
+
+    Raises:
+        UsageError: The rate is none that a video can have.
+    """
     frames = to_uint8(np.stack(list(frames)))
-    if not rate > 0:
-        raise UsageError(f"expected a positive number of frames a second, got {rate}.")
+    rate = _possible(rate, FASTEST_GIF if suffix == ".gif" else FASTEST)
     if suffix == ".mp4":
         if has_h264():
             return _mp4(_even(frames), rate), ".mp4"
         suffix = ".webp"
     return _animated(frames, rate, suffix), suffix
+
+
+def _possible(rate: SupportsFloat, fastest: float) -> float:
+    try:
+        number = float(rate)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not SLOWEST <= number <= fastest:
+        raise UsageError(
+            f"expected a positive number of frames a second from 1/60 to {fastest:.0f}, got {rate}."
+        )
+    return number
 
 
 def has_h264() -> bool:
@@ -87,14 +110,14 @@ def _even(frames: UInt8[np.ndarray, "f h w 3"]):
     return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
-def _mp4(frames: np.ndarray, rate: int | float) -> bytes:
+def _mp4(frames: np.ndarray, rate: float) -> bytes:
     """H.264, index first ("faststart", for which the muxer needs a real file)."""
     import av
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+            stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
             stream.options = {"crf": "18", "preset": "medium"}
@@ -105,7 +128,7 @@ def _mp4(frames: np.ndarray, rate: int | float) -> bytes:
         return path.read_bytes()
 
 
-def _animated(frames: np.ndarray, rate: int | float, suffix: str) -> bytes:
+def _animated(frames: np.ndarray, rate: float, suffix: str) -> bytes:
     first, *rest = (Image.fromarray(frame) for frame in frames)
     options = {"quality": 85} if suffix == ".webp" else {}
     buffer = io.BytesIO()

@@ -304,6 +304,12 @@ class CodecTask(Task):
             yield crops[rows]
             step += 1
 
+    def shapes(self) -> jax.ShapeDtypeStruct:
+        """A batch of crops."""
+        config = self.config
+        size = (config.crop_frames, config.crop_height, config.crop_width)
+        return jax.ShapeDtypeStruct((config.batch_size, *size, 3), jnp.uint8)
+
     def evaluate(self, params: Any) -> dict[str, float]:
         """PSNR of the held-out videos by group, of whole clips and of their first frames."""
         params = jax.device_get(params)

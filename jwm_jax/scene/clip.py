@@ -31,6 +31,7 @@ class Clip:
         depth: One float32 [T, h, w] array a view, metres along z, 0 where there is none; or None.
             Ground truth, where it exists.
         name: For reports.
+        notes: Sentences of the reader about what it took for granted; checks warn of them.
     """
 
     images: Sequence[np.ndarray] | np.ndarray
@@ -45,6 +46,7 @@ class Clip:
     style: dict[str, str] | None = None
     depth: tuple[np.ndarray, ...] | None = None
     name: str = "clip"
+    notes: tuple[str, ...] = ()
 
     @property
     def num_frames(self) -> int:

@@ -26,17 +26,23 @@ _COLUMNS = (
 
 
 def write_ply(path: str | Path, gaussians: Gaussians, keep: np.ndarray) -> Path:
-    """Write the kept Gaussians; those that are not finite or all but transparent are left out."""
+    """Write the kept Gaussians as viewers expect them.
+
+    Those that are not finite or all but transparent are left out. A rotation of length 0, which is
+    drawn as the identity, is written as one; the sign of a scale, which nothing shows, is dropped.
+    """
     path = Path(path)
     g = gaussians
     opacity = np.asarray(g.opacities, np.float64)
+    quats = np.asarray(g.quats)
+    still = (np.square(quats).sum(axis=1, keepdims=True) <= 1e-20) & [True, False, False, False]
     columns = [
         np.asarray(g.means),
         np.zeros_like(np.asarray(g.means)),
         (np.asarray(g.colors) - 0.5) / SH_CONSTANT,
         np.log(np.clip(opacity, 1e-6, 1 - 1e-6) / (1 - np.clip(opacity, 1e-6, 1 - 1e-6)))[:, None],
-        np.log(np.maximum(np.asarray(g.scales), 1e-9)),
-        np.asarray(g.quats),
+        np.log(np.maximum(np.abs(np.asarray(g.scales)), 1e-9)),
+        np.where(still, 1.0, quats),
     ]
     table = np.concatenate(columns, axis=1).astype("<f4")
     keep = keep & np.isfinite(table).all(axis=1) & (opacity >= 1 / 255)
@@ -60,8 +66,8 @@ def read_ply(path: str | Path) -> Gaussians:
         table = {
             name: np.asarray(vertices[name], np.float32) for name in _COLUMNS if name[0] != "n"
         }
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: not a Gaussian splatting PLY ({error}).") from None
+    except Exception as error:  # plyfile raises many kinds
+        raise DataError(f"{path}: not a whole Gaussian splatting PLY ({error}).") from None
     stack = lambda *names: np.stack([table[n] for n in names], axis=1)  # noqa: E731
     return make_gaussians(
         means=stack("x", "y", "z"),

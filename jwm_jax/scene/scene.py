@@ -20,6 +20,7 @@ from jaxtyping import Float
 import jwm_kernels
 from jwm_jax.errors import DataError
 from jwm_jax.files import write_beside
+from jwm_jax.reading import read_arrays, require_shapes
 from jwm_jax.scene.cameras import Camera, Intrinsics
 from jwm_jax.scene.gaussians import Gaussians
 from jwm_jax.scene.ply import write_ply
@@ -33,6 +34,24 @@ from jwm_jax.scene.transforms import (
 )
 
 FORMAT_VERSION = 1
+
+_GAUSSIANS = {
+    **dict.fromkeys(("means", "scales", "colors"), "n 3"),
+    **dict.fromkeys(("opacities", "time", "lifespan", "confidence"), "n"),
+    "quats": "n 4",
+    "mask": "truth n",
+    "owner": "whole n",
+    "feature": "n d",
+}
+_TRACKS = {
+    "times": "s",
+    "centers": "n s 3",
+    "quats": "n s 4",
+    "sizes": "n 3",
+    "valid": "truth n s",
+    "category": "whole n",
+}
+"""Shapes of the arrays of a scene file."""
 
 
 class Rendering(NamedTuple):
@@ -166,29 +185,35 @@ class Scene:
             DataError: The file is missing, not a scene, or of another format version.
         """
         path = Path(path)
-        try:
-            with np.load(path) as file:
-                arrays = dict(file)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: not a readable scene file ({error}).") from None
-        version = int(arrays.get("format_version", 0))
+        arrays = read_arrays(path, {"format_version": "", "start": "", "tau": ""})
+        version = int(arrays["format_version"])
         if version != FORMAT_VERSION:
             raise DataError(
                 f"{path}: expected a scene of format version {FORMAT_VERSION}, got {version}."
             )
 
-        def part(prefix):
+        def part(prefix: str, shapes: dict[str, str], optional: str = "") -> dict | None:
             offset = len(prefix) + 1
-            return {k[offset:]: v for k, v in arrays.items() if k.startswith(prefix + ".")}
+            found = {k[offset:]: v for k, v in arrays.items() if k.startswith(prefix + ".")}
+            if not found and prefix != "gaussians":
+                return None
+            wanted = {k: v for k, v in shapes.items() if k in found or k != optional}
+            require_shapes(found, wanted, f"{path}: {prefix}")
+            return {k: found[k] for k in (*wanted, "ids") if k in found}
 
-        tracks = part("tracks")
-        if tracks:
+        gaussians = part("gaussians", _GAUSSIANS, optional="feature")
+        tracks = part("tracks", _TRACKS)
+        sky = part("sky", {"texture": "h w 3"})
+        things = 0 if tracks is None else len(tracks["sizes"])
+        owner = gaussians["owner"]
+        if (owner < 0).any() or (owner > things).any():
+            raise DataError(f"{path}: owners must be 0 to {things}, the number of tracks.")
+        if tracks is not None:
             tracks["ids"] = tuple(str(i) for i in tracks.get("ids", ()))
-        sky = part("sky")
         return Scene(
-            gaussians=Gaussians(**part("gaussians")),
-            tracks=Tracks(**tracks) if tracks else None,
-            sky=Sky(**sky) if sky else None,
+            gaussians=Gaussians(**gaussians),
+            tracks=None if tracks is None else Tracks(**tracks),
+            sky=None if sky is None else Sky(**sky),
             start=float(arrays["start"]),
             tau=float(arrays["tau"]),
         )

@@ -17,11 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from optax.contrib import MuonDimensionNumbers
 
 from jwm_jax.distributed.sharding import is_box
 from jwm_jax.errors import UsageError
-from jwm_jax.training.muon import matrix_axes, scale_by_muon_and_adam
+from jwm_jax.training.muon import is_matrix, scale_by_muon_and_adam
 
 
 @dataclass(frozen=True)
@@ -94,12 +93,12 @@ class Treatment:
     Attributes:
         trained: False leaves it as it is.
         decayed: Whether weight decay applies.
-        matrix: Its axes as a matrix that Muon may orthogonalise, or None.
+        axes: Logical names of its axes.
     """
 
     trained: bool
     decayed: bool
-    matrix: MuonDimensionNumbers | None = None
+    axes: tuple[str | None, ...] = ()
 
 
 def treatments(boxed: Any, trains: Callable[[str], bool] = lambda name: True) -> Any:
@@ -118,7 +117,7 @@ def treatments(boxed: Any, trains: Callable[[str], bool] = lambda name: True) ->
         return Treatment(
             trained=trains(jax.tree_util.keystr(path, simple=True, separator=".")),
             decayed=sum(name not in (None, "layers") for name in names) >= 2,
-            matrix=matrix_axes(names),
+            axes=names,
         )
 
     return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=is_box)
@@ -128,12 +127,12 @@ def _chain(config: OptimizerConfig, how: Any) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     if config.muon:
         leaves = jax.tree_util.tree_flatten_with_path(how)[0]
-        axes = {
-            jax.tree_util.keystr(path, simple=True, separator="."): treatment.matrix
+        kernels = {
+            jax.tree_util.keystr(path, simple=True, separator="."): treatment.axes
             for path, treatment in leaves
-            if treatment.matrix is not None and treatment.trained
+            if is_matrix(treatment.axes) and treatment.trained
         }
-        scale = scale_by_muon_and_adam(axes, config.b1, config.b2, config.eps)
+        scale = scale_by_muon_and_adam(kernels, config.b1, config.b2, config.eps)
     elif config.b1:
         scale = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
     else:

@@ -1,15 +1,54 @@
-"""What a run would put on every device, found from shapes alone: nothing is computed or written."""
+"""What a run would put on every device and ask of it, found from shapes alone: nothing is computed.
+
+The step is compiled as training would compile it, for this machine's devices or for a TPU slice
+that is not there (`distributed.topology`), and the compiled program is read.
+"""
 
 import math
+import time
+from functools import partial
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from jwm_jax.distributed.sharding import is_box, unnamed_leaves
+from jwm_jax.distributed.compiled import Program, read_compiled
+from jwm_jax.distributed.sharding import batch_sharding, is_box, unnamed_leaves
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.start import Layout, layout
 from jwm_jax.training.task import Task
+
+
+def compile_step(task: Task, place: Layout) -> Any:
+    """The training step, compiled from shapes.
+
+    Args:
+        task: The paradigm.
+        place: Where everything lives.
+
+    Returns:
+        `jax.stages.Compiled`, with the state donated as in training.
+    """
+    count = task.schedule.batches(place.plan.phases)
+    rows = batch_sharding(place.mesh, axis=1)
+
+    def stacked(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding: NamedSharding = rows if x.ndim else place.replicated
+        return jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=sharding)
+
+    step = jax.jit(
+        partial(task.schedule, place.plan),
+        out_shardings=(place.state_shardings(), place.replicated),
+        donate_argnums=0,
+    )
+    batch = jax.tree.map(stacked, task.shapes())
+    with jax.set_mesh(place.mesh):
+        return step.lower(place.abstract_state(), place.frozen(), batch).compile()
+
+
+def read_step(task: Task, place: Layout) -> Program:
+    """Products, collectives and memory of the compiled training step on each device."""
+    return read_compiled(compile_step(task, place), place.mesh, place.params)
 
 
 def _mega(num_bytes: int) -> str:
@@ -26,7 +65,7 @@ def preview(config: ExperimentConfig, task: Task, mesh: Mesh) -> list[str]:
 
     Returns:
         Lines to print: one per parameter (name, shape, logical axes, partition spec, bytes on a
-        device), then totals.
+        device), totals, and what the compiled step costs a device.
     """
     place = layout(config, task, mesh)
     lines = []
@@ -41,8 +80,11 @@ def preview(config: ExperimentConfig, task: Task, mesh: Mesh) -> list[str]:
             share = _per_device(getattr(place.states[name], part))
             lines.append(f"{part}: {_mega(share)} on each device")
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    lines.append(f"mesh: {axes}; {mesh.size} device(s)")
-    return lines
+    lines.append(f"mesh: {axes}; {mesh.size} x {mesh.devices.flat[0].device_kind}")
+    began = time.monotonic()
+    program = read_step(task, place)
+    lines.append(f"one step, compiled in {time.monotonic() - began:.0f} s:")
+    return [*lines, program.table()]
 
 
 def _parameters(place: Layout, name: str) -> list[str]:

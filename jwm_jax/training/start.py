@@ -108,8 +108,8 @@ def _check_micro_batches(config: ExperimentConfig, mesh: Mesh) -> None:
     if rows % ways:
         raise UsageError(
             f"accumulate {config.accumulate} cuts batch_size {config.batch_size} into "
-            f"micro-batches of {rows}, which do not divide over the {ways} devices of data x fsdp; accumulate "
-            "less or make the batch larger."
+            f"micro-batches of {rows}, which do not divide over the {ways} devices of "
+            "data x fsdp; accumulate less or make the batch larger."
         )
 
 

@@ -77,6 +77,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def shapes(self) -> Any:
+        """One global batch as `batches` yields it, as ShapeDtypeStructs; reads no data."""
+        raise NotImplementedError(f"{type(self).__name__} must define shapes().")
+
     def next_commands(self, model: str) -> tuple[str, ...]:
         """Commands to suggest after training, given the folder of the exported model."""
         return ()

@@ -48,6 +48,22 @@ ERRORS = {
         "times of view 'view1' are out of order: frame 3",
     ),
     "NaN time": ({"times": changed(CLIP.times, (0, 0), np.nan)}, "times hold NaN"),
+    "boxes at no time": (
+        {"tracks": replace(CLIP.tracks, times=np.array([100.0, np.nan]))},
+        "times of the tracks hold NaN",
+    ),
+    "a category of its own": (
+        {"tracks": replace(CLIP.tracks, category=np.array([99], np.int32))},
+        "categories of the tracks must be 0 to 7",
+    ),
+    "skew": (
+        {"cameras": (lens(), lens(K=np.array([[15.0, 0.3, 10], [0, 15, 6], [0, 0, 1]])))},
+        "K of view 'view1' has a skew of 0.3",
+    ),
+    "boxes in milliseconds": (
+        {"tracks": replace(CLIP.tracks, times=np.array([0.0, 100.0]))},
+        "times of the tracks are 100 s apart .* milliseconds",
+    ),
     "negative focal length": (
         {"cameras": (lens(), lens(K=np.diag([-15.0, 15, 1])))},
         "K of view 'view1' has focal lengths -15",
@@ -99,6 +115,27 @@ WARNINGS = {
         {"cameras": (lens(), lens(K=np.array([[15.0, 0, 16], [0, 15, 6], [0, 0, 1]])))},
         "principal point of view 'view1'.* is far from the centre",
     ),
+    "K of a smaller size": (
+        {"cameras": (lens(), lens(K=np.array([[15.0, 0, 8], [0, 15, 4.8], [0, 0, 1]])))},
+        r"may belong to another size, such as 16x10. Then multiply its first row by 20/16",
+    ),
+    "K of the turned picture": (
+        {"cameras": (lens(), lens(K=np.array([[15.0, 0, 6], [0, 15, 8.5], [0, 0, 1]])))},
+        "such as 12x17",
+    ),
+    "backward": (
+        {"world_from_ego": CLIP.world_from_ego * [[1, 1, 1, -1], *[[1, 1, 1, 1]] * 3]},
+        r"drives backward all the way \(2.0 m\).*multiply each from the right by diag",
+    ),
+    "what a reader took for granted": ({"notes": ("K was scaled.",)}, "^K was scaled.$"),
+    "boxes of another clock": (
+        {"tracks": CLIP.tracks.shifted(1000.0)},
+        "of the tracks and of the frames are 999.6 s apart",
+    ),
+    "thousands of frames a second": (
+        {"times": 100 + (CLIP.times - 100) * 1e-3, "world_from_ego": np.tile(np.eye(4), (5, 1, 1))},
+        "the clip has 1e\\+04 frames a second",
+    ),
     "too fast": (
         {"world_from_ego": changed(CLIP.world_from_ego, (4, 0, 3), 500.0)},
         "moves at",
@@ -113,6 +150,38 @@ WARNINGS = {
         r"z = -1.7 m",
     ),
 }
+
+
+UNITS = {"milli": 1e3, "micro": 1e6, "nano": 1e9}
+
+
+@pytest.mark.parametrize("start", [0.0, 1.5e9])
+@pytest.mark.parametrize("rate", [2, 10, 30])
+@pytest.mark.parametrize("unit", UNITS)
+def test_times_that_are_no_seconds_are_named_by_their_unit(unit, rate, start):
+    times = (start + np.arange(5)[:, None] / rate + [0, 0.01]) * UNITS[unit]
+    for one_view_only in (False, True):
+        times[:, :1] = CLIP.times[:, :1] if one_view_only else times[:, :1]
+        with pytest.raises(DataError, match=f"looks like {unit}seconds: times are in seconds"):
+            validate(plain_clip(times=times, tracks=None))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_single_instant_shows_its_unit_too(unit):
+    clip = plain_clip(frames=1, views=2, tracks=None)
+    seconds = 1.5e9 + np.array([[0.0, 0.04]])
+    validate(replace(clip, times=seconds))
+    for times in (seconds * UNITS[unit], seconds[:, :1] * UNITS[unit] + [0.0, 0.0]):
+        with pytest.raises(DataError, match=f"{unit}seconds"):
+            validate(replace(clip, times=times))
+
+
+def test_a_drive_that_only_turns_back_for_a_while_is_no_finding():
+    x = np.array([0.0, 2.0, 4.0, 3.0, 2.5])
+    ego = CLIP.world_from_ego.copy()
+    ego[:, 0, 3] = x
+    cameras = ego[:, None] @ (np.linalg.inv(CLIP.world_from_ego[0]) @ CLIP.world_from_camera[0])
+    assert check_clip(plain_clip(world_from_ego=ego, world_from_camera=cameras)) == []
 
 
 def test_a_good_clip_has_no_findings():

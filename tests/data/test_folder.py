@@ -6,12 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from plain_clips import plain_clip
+from plain_clips import HEIGHT, WIDTH, plain_clip
 
 from jwm_jax.data import load_clip
+from jwm_jax.data.checks import check_clip
 from jwm_jax.data.folder import load_folder, save_folder_clip
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.scene import invert_transform, transform_points
+from jwm_jax.scene import EGO_FROM_OPENCV, invert_transform, transform_points
+
+DEPTH = np.zeros((1, HEIGHT, WIDTH), np.float32)
 
 
 @pytest.fixture
@@ -193,6 +196,20 @@ BROKEN = {
     "images elsewhere": (put("images", "../*.png", 0), "must stay inside the folder"),
     "no images": (put("images", "nowhere/*", 0), "no images of view 'view0'"),
     "another version": (put("version", 9), "version is 9, expected 1"),
+    "times under another name": (put("timestamps", [0] * 5), "'timestamps'; use 'times', in sec"),
+    "a rate under another name": (put("fps", 30), "'fps'; use 'rate', frames a second"),
+    "lens coefficients": (put("k1", -0.3, 0), "'k1' of view 'view0'; images must be rectified"),
+    "another lens": (put("camera_model", "FISHEYE", 1), "'camera_model' of view 'view1'"),
+    "size of images": (put("width", 1920, 0), "'width' of view 'view0'; the size is that of"),
+    "a key of another place": (put("rate", 5, 0), "'rate' of view 'view0'; it is a key of the fi"),
+    "a slip": (put("world_from_egos", []), "perhaps 'world_from_ego' is meant"),
+    "unread tracks": (of_tracks("speed", []), "'speed' of tracks; take it out"),
+    "an unread line": (
+        lambda d: d["map"][0].update(color="white"),
+        "'color' of map line 0; take it out",
+    ),
+    "skew": (put("K", [[15, 0.4, 10], [0, 15, 6], [0, 0, 1]], 0), "has a skew of 0.4"),
+    "times in milliseconds": (put("times", [0, 100, 200, 300, 400], 0), "divide them by 1000"),
     "unknown category": (
         lambda d: d["tracks"].update(category=["tank"]),
         r"unknown categories \['tank'\]",
@@ -206,6 +223,103 @@ def test_mistakes_are_explained(folder, case):
     edit(folder, change)
     with pytest.raises(DataError, match=message):
         load_clip(f"folder:{folder}")
+
+
+def test_remarks_are_no_unread_keys(folder):
+    edit(folder, put("_comment", "driven on a Sunday"))
+    assert load_folder(str(folder)).num_frames == 5
+
+
+NAMES = ("cam[0]", "front (1)", "cam/front", "/abs", "../up", "..", ".hidden", "", "a*b", "x\\y")
+
+
+def test_view_names_of_any_kind_survive_and_stay_in_the_folder(tmp_path):
+    for index, name in enumerate((*NAMES, "depth", "Lidar", "cameras.json", "前", "x" * 300)):
+        clip = replace(plain_clip(frames=2), view_names=(name, "front"))
+        clip = replace(clip, depth=tuple(np.ones(clip.view(v).shape[:3], "f4") for v in range(2)))
+        place = tmp_path / str(index)
+        back = load_folder(str(save_folder_clip(clip, place / "drive")))
+        assert back.view_names == (name, "front")
+        np.testing.assert_array_equal(back.view(0), clip.view(0))
+        assert back.depth[0].all() and [p.name for p in place.iterdir()] == ["drive"]
+    assert {p.name for p in tmp_path.iterdir()} == {str(i) for i in range(len(NAMES) + 5)}
+
+
+def test_view_names_that_differ_little_do_not_meet(tmp_path):
+    for index, names in enumerate([("Front", "front"), ("a/b", "view0_a_b"), ("[a]", "[b]")]):
+        back = load_folder(
+            str(save_folder_clip(plain_clip(2, view_names=names), tmp_path / str(index)))
+        )
+        assert back.view_names == names
+        np.testing.assert_array_equal(back.view(1), plain_clip(2).view(1))
+    with pytest.raises(UsageError, match="two views have the same name"):
+        save_folder_clip(plain_clip(2, view_names=("a", "a")), tmp_path / "twice")
+
+
+@pytest.mark.parametrize("name", ["cam[0]", "cam/front", "a b"])
+def test_images_are_sought_under_the_name_as_it_is(folder, name):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / "view0").rename(folder / name)
+
+    def change(description):
+        description["views"][0]["name"] = name
+        del description["views"][0]["images"]
+
+    edit(folder, change)
+    np.testing.assert_array_equal(load_folder(str(folder)).view(0), plain_clip().view(0))
+    edit(folder, put("images", f"{name}/*.png", 0))
+    np.testing.assert_array_equal(load_folder(str(folder)).view(0), plain_clip().view(0))
+
+
+def test_frames_come_by_number_and_litter_is_none(tmp_path):
+    clip = plain_clip(frames=12, views=1)
+    clip = replace(clip, depth=(1.0 + np.arange(12.0, dtype="f4")[:, None, None] + 0 * DEPTH,))
+    clip = replace(clip, lidar=tuple(np.full((2, 4), t, np.float32) for t in range(12)))
+    folder = save_folder_clip(clip, tmp_path / "drive")
+    for place, name in (("view0", "f_{}.png"), ("depth/view0", "{}.npy"), ("lidar", "s{:02}.npy")):
+        for t, path in enumerate(sorted((folder / place).iterdir())):
+            path.rename(path.with_name(name.format(t)))
+        for litter in (f"._{name.format(3)}", ".DS_Store", "Thumbs.db"):
+            (folder / place / litter).write_bytes(b"litter")
+    edit(folder, put("images", "view0/*", 0))
+    read = load_folder(str(folder))
+    np.testing.assert_array_equal(read.view(0), clip.view(0))
+    np.testing.assert_array_equal(read.depth[0], clip.depth[0])
+    assert [scan[0, 3] for scan in read.lidar] == list(range(12))
+
+
+def test_a_folder_with_nothing_but_litter_is_empty(tmp_path):
+    (tmp_path / ".DS_Store").write_bytes(b"litter")
+    save_folder_clip(plain_clip(2), tmp_path)
+    assert load_folder(str(tmp_path)).num_frames == 2
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.2, -0.1])
+def test_poses_in_another_convention_are_told_from_right_ones(tmp_path, turn):
+    """NeRF's cameras, x right, y up, z back, of one view: the vehicle would drive backward."""
+    clip = plain_clip(frames=8, views=1, lidar=None, tracks=None, map=None)
+    yaw = turn * np.arange(8)
+    pose = clip.world_from_camera[:, 0].copy()
+    pose[:, :2, 3] = np.cumsum(np.stack([np.cos(yaw), np.sin(yaw)], 1), axis=0)
+    pose[:, :2, :3] = (
+        np.stack(
+            [np.stack([np.cos(yaw), -np.sin(yaw)], 1), np.stack([np.sin(yaw), np.cos(yaw)], 1)], 1
+        )
+        @ pose[:, :2, :3]
+    )
+    folder = save_folder_clip(clip, tmp_path / "drive")
+    edit(folder, drop("world_from_ego"))
+
+    def said(poses):
+        edit(folder, put("world_from_camera", poses.tolist(), 0))
+        return " ".join(f.message for f in check_clip(load_folder(str(folder))))
+
+    assert said(pose) == ""
+    nerf = np.diag([1.0, -1, -1, 1])
+    assert "upside down" in said(pose @ nerf) and "drives backward all" in said(pose @ nerf)
+    sideways = invert_transform(EGO_FROM_OPENCV)  # a world without a known up
+    assert said(sideways @ pose) == ""
+    assert "by diag(1, -1, -1, 1)" in said(sideways @ pose @ nerf)
 
 
 def test_truncated_image_is_named(folder):

@@ -183,6 +183,108 @@ def test_several_drives(tmp_path):
         load_kitti(str(tmp_path))
 
 
+def test_frames_are_matched_by_number_whatever_the_zeros_and_suffixes(tmp_path):
+    drive = write_drive(tmp_path, frames=12)
+    want = load_kitti(str(drive))
+    for t in range(12):
+        (drive / f"image_02/data/{t:010d}.png").rename(
+            drive / f"image_02/data/{t}{('.PNG', '.Png', '.png')[t % 3]}"
+        )
+        (drive / f"velodyne_points/data/{t:010d}.bin").rename(
+            drive / f"velodyne_points/data/{t:06d}.bin"
+        )
+    np.float32([[t, 0, 0, 0] for t in range(4)]).tofile(drive / "velodyne_points/data/000010.bin")
+    clip = load_kitti(str(drive))
+    np.testing.assert_array_equal(clip.view(0), want.view(0))
+    np.testing.assert_array_equal(clip.times, want.times)
+    assert [len(np.unique(scan[:, 0])) for scan in clip.lidar] == [1] * 10 + [4] + [1]
+
+
+def test_other_suffixes_are_named_and_twins_are_one_lossless_frame(tmp_path):
+    drive = write_drive(tmp_path)
+    for t in range(FRAMES):
+        Image.new("RGB", (20, 12), "white").save(drive / f"image_02/data/{t:010d}.jpeg")
+    clip = load_kitti(str(drive))
+    assert clip.num_frames == FRAMES and clip.view(0)[:, 0, 0, 0].tolist() == [40, 41, 42]
+    for path in (drive / "image_02/data").iterdir():
+        path.rename(path.with_suffix(".tif"))
+    with pytest.raises(DataError, match=r"no image with a suffix of \.png, .* it has \.tif"):
+        load_kitti(str(drive))
+
+
+def test_hidden_files_and_folders_are_no_frames(tmp_path):
+    drive = write_drive(tmp_path)
+    for place in ("image_02/data/._0000000001.png", "image_02/data/.DS_Store"):
+        (drive / place).write_bytes(b"no picture")
+    (drive / "oxts/data/._0000000001.txt").write_bytes(b"no packet")
+    (drive / "velodyne_points/data/._0000000001.bin").write_bytes(b"no points")
+    shutil.copytree(drive, tmp_path / ".Trash" / drive.name)
+    assert load_kitti(str(tmp_path)).num_frames == FRAMES
+
+
+def test_k_follows_images_that_were_resized_after_calibration(tmp_path):
+    drive = write_drive(tmp_path)
+    as_calibrated = load_kitti(str(drive))
+    path = drive.parent / "calib_cam_to_cam.txt"
+    text = path.read_text()
+    path.write_text(text + "S_rect_02: 40 24\n")
+    clip = load_kitti(str(drive))
+    np.testing.assert_allclose(clip.cameras[0].K[:2], as_calibrated.cameras[0].K[:2] / 2)
+    assert any("S_rect_02 says 40x24: K was scaled" in f.message for f in check_clip(clip))
+    path.write_text(text + "S_rect_02: 20 24\n")
+    with pytest.raises(DataError, match="its calibration is for 20x24, which is no plain resize"):
+        load_clip(f"kitti:{drive}")
+    path.write_text(text + "S_rect_02: 0 24\n")
+    with pytest.raises(DataError, match="S_rect_02 must be the width and height"):
+        load_kitti(str(drive))
+
+
+def test_blank_lines_of_the_time_stamps_are_frames_that_were_lost(tmp_path):
+    drive = write_drive(tmp_path, frames=8)
+    times = load_kitti(str(drive)).times[:, 0]
+    path = drive / "image_02/timestamps.txt"
+    lines = path.read_text().splitlines()
+    lines[2], lines[5], lines[6] = "", " ", "\t"
+    path.write_text("\n".join(lines))
+    clip = load_kitti(str(drive))
+    np.testing.assert_allclose(clip.times[:, 0], times, atol=1e-6)
+    assert "3 lines are blank, the first is of frame 2" in clip.notes[0]
+    (drive / "image_02/data/0000000002.png").unlink()
+    np.testing.assert_allclose(load_kitti(str(drive)).times[:, 0], np.delete(times, 2), atol=1e-6)
+    path.write_text("\n" + "\n".join(lines[1:]))
+    with pytest.raises(DataError, match=r"timestamps.txt: line 1, of frame 0, is blank"):
+        load_kitti(str(drive))
+
+
+@pytest.mark.parametrize("where", ["drive", "date", "above"])
+def test_a_drive_on_another_disk_has_its_calibration_beside_the_link(tmp_path, where):
+    drive = write_drive(tmp_path / "disk")
+    date = tmp_path / "kitti" / drive.parent.name
+    date.mkdir(parents=True)
+    for path in drive.parent.glob("calib_*"):
+        path.rename(date / path.name)
+    (date / drive.name).symlink_to(drive)
+    place = {"drive": date / drive.name, "date": date, "above": date.parent}[where]
+    assert load_kitti(str(place)).num_frames == FRAMES
+
+
+def test_a_link_to_a_drive_finds_the_calibration_beside_the_drive(tmp_path):
+    drive = write_drive(tmp_path / "disk")
+    (tmp_path / "link").symlink_to(drive)
+    assert load_kitti(str(tmp_path / "link")).num_frames == FRAMES
+
+
+def test_text_saved_by_windows(tmp_path):
+    drive = write_drive(tmp_path)
+    want = load_kitti(str(drive))
+    packets = (drive / "oxts/data").iterdir()
+    for path in (*drive.parent.glob("*.txt"), drive / "image_02/timestamps.txt", *packets):
+        path.write_text(path.read_text(), encoding="utf-8-sig", newline="\r\n")
+    clip = load_kitti(str(drive))
+    np.testing.assert_array_equal(clip.times, want.times)
+    np.testing.assert_array_equal(clip.world_from_camera, want.world_from_camera)
+
+
 def test_a_camera_matrix_of_another_shape(jwm_data, tmp_path):
     source = jwm_data / "kitti_0926_seq64"
     if not source.is_dir():
@@ -190,7 +292,7 @@ def test_a_camera_matrix_of_another_shape(jwm_data, tmp_path):
     arrays = dict(np.load(source / "cameras.npz"))
     np.savez(tmp_path / "cameras.npz", **(arrays | {"K": np.eye(4)}))
     (tmp_path / "image_02_jpg").mkdir()
-    with pytest.raises(DataError, match=r"cameras.npz: expected K of shape \[3, 3\], got \[4, 4\]"):
+    with pytest.raises(DataError, match=r"cameras.npz: K has shape \[4, 4\], expected \[3, 3\]"):
         load_kitti(str(tmp_path))
 
 

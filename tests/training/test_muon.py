@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jwm_jax.distributed import MeshConfig, make_mesh
-from jwm_jax.training.muon import matrix_axes, scale_by_muon_and_adam
+from jwm_jax.distributed.compiled import read_compiled
+from jwm_jax.training.muon import dimension_numbers, is_matrix, scale_by_muon_and_adam
 from jwm_jax.training.optimizer import OptimizerConfig, apply_gradients, init_optimizer, treatments
 
 NAMES = {
@@ -53,23 +55,25 @@ def problem():
     boxed = tree(jnp.ones)
     grads = nn.unbox(tree(lambda s: jax.random.normal(jax.random.key(len(s)), s)))
     how = treatments(boxed)
-    axes = {
-        jax.tree_util.keystr(path, simple=True, separator="."): treatment.matrix
+    kernels = {
+        jax.tree_util.keystr(path, simple=True, separator="."): treatment.axes
         for path, treatment in jax.tree_util.tree_flatten_with_path(how)[0]
-        if treatment.matrix is not None
+        if is_matrix(treatment.axes)
     }
-    return boxed, grads, how, axes
+    return boxed, grads, how, kernels
 
 
 def test_matrices_are_kernels_of_convolutions_and_of_scanned_blocks(problem):
     assert tuple(sorted(problem[3])) == MUON
-    assert matrix_axes(("layers", None, None, "conv_in", "conv_out")).reduction_axis == (1, 2, 3)
+    names = ("layers", None, None, "conv_in", "conv_out")
+    assert is_matrix(names) and dimension_numbers(names) == ((1, 2, 3), 4)
 
 
 def test_kernels_move_by_the_librarys_muon_and_the_rest_by_adam(problem):
-    boxed, grads, _, axes = problem
+    boxed, grads, _, kernels = problem
     params = nn.unbox(boxed)
-    mine = scale_by_muon_and_adam(axes, 0.9, 0.99, 1e-8)
+    numbers = {name: dimension_numbers(axes) for name, axes in kernels.items()}
+    mine = scale_by_muon_and_adam(kernels, 0.9, 0.99, 1e-8)
     library = optax.contrib.muon(
         1.0,
         beta=0.9,
@@ -77,7 +81,7 @@ def test_kernels_move_by_the_librarys_muon_and_the_rest_by_adam(problem):
         adam_b2=0.99,
         consistent_rms=0.2,
         muon_weight_dimension_numbers=jax.tree_util.tree_map_with_path(
-            lambda p, _: axes.get(jax.tree_util.keystr(p, simple=True, separator=".")), params
+            lambda p, _: numbers.get(jax.tree_util.keystr(p, simple=True, separator=".")), params
         ),
     )
     adam = optax.scale_by_adam(0.9, 0.99, 1e-8)
@@ -89,7 +93,7 @@ def test_kernels_move_by_the_librarys_muon_and_the_rest_by_adam(problem):
         others, plain = adam.update(given, plain)
         others, expected = flat(others), flat(expected)
         for name, value in flat(updates).items():
-            wanted = -expected[name] if name in axes else others[name]
+            wanted = -expected[name] if name in kernels else others[name]
             np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=1e-5)
     for matrix in flat(updates)["layers.up.kernel"]:
         values = np.linalg.svd(matrix, compute_uv=False) / (0.2 * 16**0.5)
@@ -112,8 +116,11 @@ def test_every_device_has_its_share_of_the_work_and_the_same_result(problem):
         return apply_gradients(config, grads, state, params, how, 0.1)[0]
 
     alone = jax.jit(step).lower(grads, params).compile()
-    with jax.set_mesh(make_mesh(MeshConfig(data=8))):
-        split = jax.jit(step).lower(grads, params).compile()
+    mesh = make_mesh(MeshConfig(data=8))
+    whole = NamedSharding(mesh, PartitionSpec())
+    with jax.set_mesh(mesh):
+        jitted = jax.jit(step, in_shardings=whole, out_shardings=whole)
+        split = jitted.lower(grads, params).compile()
         for a, b in zip(
             jax.tree.leaves(split(grads, params)),
             jax.tree.leaves(alone(grads, params)),
@@ -123,10 +130,12 @@ def test_every_device_has_its_share_of_the_work_and_the_same_result(problem):
     # 24 matrices of the blocks, three of them on a device, and one of the convolution on one device
     flops = [c.cost_analysis()["flops"] for c in (alone, split)]
     assert flops[1] < 0.3 * flops[0]
+    # a gather of the updates for each shape is all that they exchange
+    assert [c.kind for c in read_compiled(split, mesh).collectives] == 2 * ["all-gather"]
 
 
 def test_a_zero_gradient_moves_nothing(problem):
-    boxed, grads, _, axes = problem
-    muon = scale_by_muon_and_adam(axes, 0.9, 0.99, 1e-8)
+    boxed, grads, _, kernels = problem
+    muon = scale_by_muon_and_adam(kernels, 0.9, 0.99, 1e-8)
     updates, _ = muon.update(jax.tree.map(jnp.zeros_like, grads), muon.init(nn.unbox(boxed)))
     assert not any(x.any() for x in flat(updates).values())

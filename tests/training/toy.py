@@ -61,6 +61,9 @@ class ToyTask(Task):
             yield {"x": x * np.nan if step in self.bad_steps else x}
             step += 1
 
+    def shapes(self):
+        return {"x": jax.ShapeDtypeStruct((self.batch_size, WIDTH), jnp.float32)}
+
     def evaluate(self, params):
         return {"total": float(sum(jnp.sum(x**2) for x in jax.tree.leaves(params)))}
 
