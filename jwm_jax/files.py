@@ -125,17 +125,34 @@ def folder_beside(folder: Path) -> Iterator[Path]:
         try:
             temporary.mkdir()
             yield temporary
-            if folder.is_dir():
-                for path in folder.iterdir():
-                    _discard(path)
-            temporary.rename(folder)
+            move_folder(temporary, folder)
         except OSError as error:
             raise _unwritable(folder, error) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _discard(path: Path) -> None:
+def move_folder(source: Path, folder: Path) -> None:
+    """Give a folder its name in one step.
+
+    Args:
+        source: On the same file system.
+        folder: Absent, or holding nothing but litter, which goes.
+
+    Raises:
+        UsageError: The folder has things in it.
+        OSError: It cannot be renamed.
+    """
+    if entries(folder):
+        raise UsageError(f"{folder} is not empty; name a new folder.")
+    if folder.is_dir():
+        for path in folder.iterdir():
+            discard(path)
+    source.rename(folder)
+
+
+def discard(path: Path) -> None:
+    """Delete a file, a link or a folder with all that is in it."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

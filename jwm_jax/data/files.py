@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image
 
 from jwm_jax.errors import DataError
-from jwm_jax.files import entries
+from jwm_jax.files import entries, expand_user
 from jwm_jax.scene.cameras import Intrinsics
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -38,7 +38,7 @@ def require_folder(path: str | os.PathLike, what: str) -> Path:
     Raises:
         DataError: It is missing, not a folder, or empty.
     """
-    folder = Path(path).expanduser()
+    folder = expand_user(path)
     if not folder.exists():
         raise DataError(f"{folder}: no such folder; expected {what}.")
     if not folder.is_dir():

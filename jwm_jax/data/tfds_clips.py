@@ -14,7 +14,7 @@ import numpy as np
 
 from jwm_jax.data.records import FIELDS, decode_clip
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.files import folder_beside
+from jwm_jax.files import expand_user, folder_beside
 from jwm_jax.scene import Clip
 
 VERSION_NUMBER = "1.0.0"
@@ -116,7 +116,7 @@ def _builder(folder: str | Path):
     """The TFDS builder of a folder, and the folder."""
     import tensorflow_datasets as tfds
 
-    folder = Path(folder).expanduser()
+    folder = expand_user(folder)
     if not (folder / "dataset_info.json").is_file():
         raise DataError(
             f"dataset {folder}: no dataset_info.json there; expected a folder made by "

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jwm_jax.errors import DataError
+from jwm_jax.files import expand_user
 from jwm_jax.scene.clip import fitted_size
 
 _TURNS = {
@@ -52,7 +53,7 @@ def read_video(
     """
     import av
 
-    path = Path(os.path.expandvars(name)).expanduser()
+    path = expand_user(os.path.expandvars(name))
     if not path.is_file():
         raise DataError(
             f"video {path} does not exist; leave it out with {without} or set JWM_DATA."

@@ -13,12 +13,12 @@ import pkgutil
 import sys
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from jwm_jax.checkpoint.dataclass_json import from_dict, to_dict
 from jwm_jax.distributed.mesh import MeshConfig
 from jwm_jax.errors import UsageError
+from jwm_jax.files import expand_user
 from jwm_jax.training.optimizer import OptimizerConfig
 
 # Fields that may differ when a run is resumed: how long, how often to report, and on which devices.
@@ -188,7 +188,7 @@ def find_config(name_or_file: str) -> tuple[ExperimentConfig, str]:
         UsageError: When there is no such config or the file does not define `config()`.
     """
     name = name_or_file.replace("-", "_")
-    path = Path(name_or_file).expanduser()
+    path = expand_user(name_or_file)
     if path.suffix == ".py":
         if not path.is_file():
             raise UsageError(f"config file {path} does not exist.")

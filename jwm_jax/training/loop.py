@@ -28,6 +28,7 @@ from jwm_jax.checkpoint.manager import CheckpointManager
 from jwm_jax.distributed.mesh import make_mesh
 from jwm_jax.distributed.sharding import gather_to_host, local_rows, put_batch
 from jwm_jax.errors import JwmError, UsageError
+from jwm_jax.files import expand_user
 from jwm_jax.training.config import ExperimentConfig, config_hash
 from jwm_jax.training.metrics import MetricsWriter, RunningMean
 from jwm_jax.training.progress import Progress, duration
@@ -373,7 +374,7 @@ def fit(
         ResourceError: When a checkpoint cannot be written.
         JwmError: After `max_skipped` steps in a row that were not finite.
     """
-    out = Path(out).expanduser().absolute()
+    out = expand_user(out).absolute()
     mesh = make_mesh(config.mesh, devices)
     local_rows(mesh, config.batch_size)
     stop = _StopSignal()

@@ -172,6 +172,25 @@ def test_a_second_making_of_the_same_folder_is_refused_and_leaves_nothing(tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
+def test_what_a_killed_making_left_is_cleared_away(tmp_path, monkeypatch):
+    from jwm_jax.data.streets import make as module
+
+    def killed(folder, splits):
+        (folder / ".jwm-1-x.tmp").mkdir(parents=True)
+        (folder.parent / ".jwm-2-x.tmp").touch()
+        raise KeyboardInterrupt
+
+    config = dataclasses.replace(STREETS, clips=1, frames=2, workers=1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "write_dataset", killed)
+        make_dataset(tmp_path / "d", config)
+    assert [p.name for p in tmp_path.iterdir()] == ["d.clips"]
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / ".DS_Store").touch()
+    make_dataset(tmp_path / "d", config)
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
 def test_a_making_that_fails_before_its_first_clip_leaves_nothing(tmp_path, monkeypatch):
     from jwm_jax.data.streets import make as module
 

@@ -20,7 +20,17 @@ from jwm_jax.data.streets.clip import DEFAULT_VIEWS, make_clip, make_rig
 from jwm_jax.data.streets.street import RUNGS, split_of_seed
 from jwm_jax.data.tfds_clips import write_dataset
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.files import entries, folder_kept_if_used, write_beside, write_whole
+from jwm_jax.files import (
+    discard,
+    entries,
+    expand_user,
+    folder_kept_if_used,
+    make_folder,
+    move_folder,
+    remove_empty,
+    write_beside,
+    write_whole,
+)
 from jwm_jax.folder_lock import LOCK, FolderLock
 
 
@@ -117,11 +127,12 @@ def make_dataset(
       DataError: clips of another configuration lie in `FOLDER.clips`.
       ResourceError: a file or folder cannot be written.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = expand_user(folder).absolute()
     _check_empty(folder)
     store = folder.with_name(f"{folder.name}.clips")
     with ExitStack() as stack:
         stack.enter_context(folder_kept_if_used(store))
+        stack.callback(remove_empty, [store])  # also if an earlier run or a contender made it
         stack.enter_context(FolderLock(store, "is being filled by"))
         _check_empty(folder)  # again: whoever held the lock may have finished
         _check_same(store / "config.json", config)
@@ -135,10 +146,11 @@ def make_dataset(
     return folder
 
 
-def _empty(store: Path) -> None:
-    for path in store.iterdir():
-        if path.name != LOCK and path.is_file():
-            path.unlink()
+def _empty(store: Path, pattern: str = "*") -> None:
+    """Delete what is in the store; contenders for its lock are the only others who write there."""
+    for path in store.glob(pattern):
+        if LOCK not in path.name:
+            discard(path)
 
 
 def _check_empty(folder: Path) -> None:
@@ -150,6 +162,8 @@ def _render_and_pack(
     folder: Path, store: Path, config: StreetsConfig, progress: Callable[[int, int], None]
 ) -> None:
     """Render the clips that are missing in the store, and pack all of them."""
+    for left in (".jwm-*", "packed"):  # by a run that was killed
+        _empty(store, left)
     seeds = range(config.first_seed, config.first_seed + config.clips)
     paths = {seed: store / f"{seed:08d}.npz" for seed in seeds}
     missing = [seed for seed in seeds if not paths[seed].exists()]
@@ -163,7 +177,9 @@ def _render_and_pack(
             with np.load(path) as arrays:
                 yield f"{config.rung}-{seed:08d}", dict(arrays)
 
-    write_dataset(folder, {split_of_seed(config.first_seed): records()})
+    packed = write_dataset(store / "packed", {split_of_seed(config.first_seed): records()})
+    make_folder(folder.parent)
+    move_folder(packed, folder)
 
 
 def _check_same(path: Path, config: StreetsConfig) -> None:
