@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from jwm_jax.errors import ResourceError, UsageError
+from jwm_jax.files import make_folder
 
 LOCK = "lock.json"
 BEAT = 5.0
@@ -110,7 +111,7 @@ class FolderLock:
         """Take the lock.
 
         Args:
-            folder: Has to exist.
+            folder: Made if it is absent.
             doing: What is said of the folder before the owner's name, such as "is trained by".
 
         Raises:
@@ -143,8 +144,11 @@ class FolderLock:
         while True:
             found = self._found()
             if found is None:
-                if self._create():
-                    return
+                try:
+                    if self._create():
+                        return
+                except FileNotFoundError:  # whoever had the lock removed the folder with it
+                    make_folder(self._folder)
                 continue
             text, entry = found
             if self._is_here(entry):

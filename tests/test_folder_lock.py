@@ -48,6 +48,11 @@ def test_one_owner_at_a_time_and_nothing_left_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_the_last_owner_removed_is_made_again(tmp_path):
+    with FolderLock(tmp_path / "gone" / "folder") as lock:
+        assert lock.held
+
+
 def test_a_number_that_now_belongs_to_another_process_proves_nothing(tmp_path):
     other = subprocess.Popen(["sleep", "60"])
     try:

@@ -6,16 +6,17 @@ The lock comes first: a folder that another trainer holds is neither cleared nor
 """
 
 import json
-import shutil
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from jwm_jax.errors import UsageError
+from jwm_jax.errors import ResourceError, UsageError
 from jwm_jax.files import (
     check_writable,
+    discard,
     entries,
     make_folder,
     numbered,
@@ -84,7 +85,7 @@ class RunLock(FolderLock):
     """Keeps a second trainer out of a run folder; the lock of a dead process is taken over."""
 
     def __init__(self, out: Path) -> None:
-        """Take the lock of an existing folder.
+        """Take the lock of a folder.
 
         Raises:
             UsageError: When a living process holds it.
@@ -145,15 +146,19 @@ class RunFolder:
         self._lock.check()
 
     def clear(self) -> None:
-        """Delete the run, but keep holding the folder; what another trainer took over stays."""
+        """Delete the run, but keep holding the folder; what another trainer took over stays.
+
+        Raises:
+            ResourceError: When something cannot be deleted.
+        """
         if not self._lock.held:
             return
-        for name in CONTENTS:
-            path = self.path / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        for path in (self.path / name for name in CONTENTS):
+            try:
+                if os.path.lexists(path):
+                    discard(path)
+            except OSError as error:
+                raise ResourceError(f"{path}: cannot be deleted ({error.strerror}).") from error
 
     def release(self) -> None:
         """Let others have the folder; it goes if it was made here and is empty."""
