@@ -13,13 +13,8 @@ from jaxtyping import Float
 
 from jwm_jax.checkpoint.model_dir import WEIGHTS
 from jwm_jax.errors import UsageError
-from jwm_jax.paradigms.latents import (
-    LatentSet,
-    LatentSource,
-    Prior,
-    open_latents,
-    stack_windows,
-)
+from jwm_jax.paradigms.latent_encoding import open_latents
+from jwm_jax.paradigms.latents import LatentSet, LatentSource, Prior, stack_windows
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.nets import Net
 from jwm_jax.training.sampling import example_indices, step_rng

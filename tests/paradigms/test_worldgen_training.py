@@ -16,7 +16,8 @@ from jwm_jax.data.tfds_clips import open_records, write_dataset
 from jwm_jax.distributed import MeshConfig, make_mesh
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.paradigms import held_out
-from jwm_jax.paradigms.latents import LatentSource, fill_once, open_latents
+from jwm_jax.paradigms.latent_encoding import GrowingArray, fill_once, open_latents
+from jwm_jax.paradigms.latents import LatentSource
 from jwm_jax.paradigms.pretrain import PretrainExperiment
 from jwm_jax.paradigms.teacher_forcing import TeacherForcingExperiment
 from jwm_jax.scene import Clip
@@ -207,6 +208,17 @@ def test_the_held_out_loss_sees_the_prior(folder, monkeypatch):
     rows = held_out.held_out_flow_loss(Mock(spec=WorldRec), gen, [make_clip(0)])
     assert rows["prior"]["x0 mse"] < 0.1 * rows["no prior"]["x0 mse"]
     assert rows["prior"]["flow loss"] < 0.1 * rows["no prior"]["flow loss"]
+
+
+def test_an_array_grows_on_disk_row_by_row(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(12, 3, 2)).astype(np.float16)
+    array = GrowingArray(tmp_path / "x.npy")
+    for row in rows:
+        array.append(row)
+    with pytest.raises(ValueError, match=r"a row of \(3,\) float64 among rows of \(3, 2\) float16"):
+        array.append(np.zeros(3))
+    array.close()
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy", mmap_mode="r"), rows)
 
 
 def test_batches_are_a_function_of_seed_and_step(folder):

@@ -38,7 +38,7 @@ def test_rays_point_where_the_camera_looks_and_moments_hold_its_place():
 
 
 def test_mirrored_rays_are_those_of_the_mirrored_rig():
-    from jwm_jax.paradigms.latents import MIRROR
+    from jwm_jax.paradigms.latent_encoding import MIRROR
 
     right = np.asarray([[0, 0, 1, 1.5], [-1, 0, 0, -0.5], [0, -1, 0, 1.2], [0, 0, 0, 1.0]])
     left = right.copy()
