@@ -14,12 +14,13 @@ from jwm_jax.checkpoint.model_dir import (
     save_model,
     unflatten,
 )
-from jwm_jax.checkpoint.sharded import load_sharded
+from jwm_jax.checkpoint.sharded import check_model, load_sharded
 from jwm_jax.checkpoint.warm_start import WarmStartReport, warm_start
 
 __all__ = [
     "STAGES",
     "WarmStartReport",
+    "check_model",
     "check_params",
     "check_shapes",
     "flatten",

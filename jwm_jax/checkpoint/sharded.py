@@ -5,7 +5,8 @@ array is made from a callback that reads, of a memory map, the slice that one de
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -46,6 +47,34 @@ def load_sharded(
         DataError: When a file is missing or broken, the model is of another kind, version or stage,
             or tensors are missing, surplus or of another shape, all of which are named.
     """
+    with _opened(name_or_dir, kind, wanted, stages) as (views, flat):
+        return unflatten({name: _placed(views[name], flat[name]) for name in flat})
+
+
+def check_model(
+    name_or_dir: str | os.PathLike[str],
+    kind: str,
+    wanted: Mapping[str, Any],
+    stages: tuple[str, ...] = (),
+) -> None:
+    """Refuse a model that `load_sharded` would refuse, without reading any tensor.
+
+    Raises:
+        UsageError: As there.
+        DataError: As there.
+    """
+    with _opened(name_or_dir, kind, wanted, stages):
+        pass
+
+
+@contextmanager
+def _opened(
+    name_or_dir: str | os.PathLike[str],
+    kind: str,
+    wanted: Mapping[str, Any],
+    stages: tuple[str, ...],
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The tensors of a model's file, not read yet, and those that are wanted, by dotted name."""
     from safetensors import SafetensorError, safe_open
 
     folder = resolve_model(name_or_dir, kind)
@@ -55,7 +84,7 @@ def load_sharded(
         with safe_open(path, framework="numpy") as file:
             views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             _check(views, flat, str(path))
-            return unflatten({name: _placed(views[name], flat[name]) for name in flat})
+            yield views, flat
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} cannot be read ({error}); copy the model again.") from error
 

@@ -35,6 +35,7 @@ from jwm_jax.training.progress import Progress, duration
 from jwm_jax.training.run_dir import RunFolder
 from jwm_jax.training.sampling import Prefetch, stacked
 from jwm_jax.training.start import (
+    check_sources,
     counters,
     fresh_state,
     frozen_digests,
@@ -159,6 +160,7 @@ class _Run:
         newest, rejected = self.checkpoints.newest_verified()
         for reason in rejected:
             self.say(f"checkpoint set aside: {reason}")
+        check_sources(place, resumed=newest is not None)
         if newest is None:
             abstract = jax.tree.leaves(items(place.abstract_state()))
             self.checkpoints.check_space(sum(x.size * x.dtype.itemsize for x in abstract))

@@ -5,7 +5,7 @@ that a source or a checkpoint replaces. Precedence: resume the own run, else eac
 else its init.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jwm_jax.checkpoint.model_dir import flatten, unflatten, weights_digest
-from jwm_jax.checkpoint.sharded import load_sharded
+from jwm_jax.checkpoint.sharded import check_model, load_sharded
 from jwm_jax.distributed.sharding import local_rows, tree_shardings, unbox
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.training.config import ExperimentConfig
@@ -182,6 +182,23 @@ def starting_params(config: ExperimentConfig, place: Layout, names: list[str]) -
     return {**given, **made}
 
 
+def check_sources(place: Layout, *, resumed: bool) -> None:
+    """Refuse sources that do not fit, from their headers, before anything is compiled.
+
+    Args:
+        place: The networks and their shapes.
+        resumed: Whether the trained networks come from a checkpoint, so that only frozen ones are
+            read from their sources.
+
+    Raises:
+        UsageError: There is no such model.
+        DataError: It is of another kind, stage or size.
+    """
+    for name, net in place.nets.items():
+        if net.source and (net.frozen or not resumed):
+            _of_source(check_model, net, place.params[name])
+
+
 def load_source(net: Net, shapes: Any) -> Any:
     """The parameters of a network's source on the mesh.
 
@@ -189,8 +206,12 @@ def load_source(net: Net, shapes: Any) -> Any:
         UsageError: There is no such model.
         DataError: It is of another kind, stage or size.
     """
+    return _of_source(load_sharded, net, shapes)
+
+
+def _of_source(function: Callable[..., Any], net: Net, shapes: Any) -> Any:
     try:
-        return load_sharded(net.source, net.kind, shapes, net.stages)
+        return function(net.source, net.kind, shapes, net.stages)
     except UsageError as error:
         raise UsageError(
             f"init_from: {error} Train the stage before this one first, or set init_from."

@@ -192,6 +192,28 @@ def test_a_run_of_several_networks_resumes_bitwise_beside_the_same_teacher_only(
 
 
 @pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("codec", r"tensor bias .* is missing; tensor down .* is missing; tensor up should have"),
+        ("worldgen", "holds a worldgen model, but a codec was asked for"),
+    ],
+)
+def test_a_wrong_source_is_refused_before_anything_is_compiled(
+    tmp_path, monkeypatch, kind, message
+):
+    def compiled(*arguments):
+        raise AssertionError("the other networks were begun")
+
+    params = {"up": np.zeros((2, 2), np.float32)}
+    teacher = save_model(tmp_path / "teacher", kind, "toy", ModelConfig(), params, "# A teacher")
+    monkeypatch.setattr("jwm_jax.training.loop.fresh_state", compiled)
+    config = ToyDistillation(teacher=str(teacher))
+    with pytest.raises(DataError, match=message):
+        fit(config, config.task(), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("phases", "message"),
     [
         ((Phase("teacher", no_loss),), "'teacher', which is not a trained network"),
