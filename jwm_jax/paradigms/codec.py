@@ -266,9 +266,9 @@ class CodecTask(Task):
         """The videos to train on."""
         return self.pools[0]
 
-    def nets(self) -> dict[str, Net]:
+    def nets(self, config: CodecExperiment) -> dict[str, Net]:
         """The codec; its linear base is fitted before the first step and stays as it is."""
-        optimizer = self.config.optimizer
+        optimizer = config.optimizer
         return {"model": Net(self.init, optimizer, fit=self.fit_base, trains=_is_convolution)}
 
     def init(self, key: Any) -> Any:
@@ -281,11 +281,10 @@ class CodecTask(Task):
         patches = sample_patches(self.training, self.config.base_groups, self.config.seed)
         return params | fit_linear_base(patches, self.config.codec.latent_channels)
 
-    def loss(self, params: Any, batch: Any, key: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
-        """`codec_loss` of uint8 crops, weighted by their number."""
+    def loss(self, params: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+        """`codec_loss` of uint8 crops."""
         video = batch.astype(jnp.float32) / 255.0
-        mean, metrics = codec_loss(self.config.codec, self.config.loss, params, video, key)
-        return (mean * len(video), len(video)), metrics
+        return codec_loss(self.config.codec, self.config.loss, params, video, key)
 
     def batches(self, start: int, rows: slice) -> Iterator[np.ndarray]:
         """uint8 crops [rows, T, H, W, 3]."""

@@ -109,9 +109,8 @@ class WorldGenTask(Task):
         """float32 on a CPU, bfloat16 elsewhere."""
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
-    def nets(self) -> dict[str, Net]:
+    def nets(self, config: WorldGenExperiment) -> dict[str, Net]:
         """The generator, from ``init_from`` if it names any."""
-        config = self.config
         source = {"source": config.init_from, "kind": "worldgen"}
         return {"model": Net(self.init, config.optimizer, **source)}
 
@@ -166,11 +165,10 @@ class WorldGenTask(Task):
 
         return jax.jit(run)
 
-    def loss(self, params: Any, batch: Any, key: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
-        """The flow loss with this experiment's dropout and history noise, and the windows."""
-        config, windows = self.config, batch[0].shape[0]
-        mean, metrics = self.flow_loss(params, batch, key, config.dropout, config.noise.history)
-        return (mean * windows, windows), metrics
+    def loss(self, params: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+        """The flow loss with this experiment's dropout and history noise."""
+        config = self.config
+        return self.flow_loss(params, batch, key, config.dropout, config.noise.history)
 
     def flow_loss(
         self, params: Any, batch: Any, key: Any, dropout: Mapping[str, float], history: float

@@ -139,9 +139,8 @@ class WorldRecTask(Task):
         self.config = config
         self._records: list[tuple[Any, int]] | None = None
 
-    def nets(self) -> dict[str, Net]:
+    def nets(self, config: WorldRecExperiment) -> dict[str, Net]:
         """WorldRec, from `config.init_from` if it names any."""
-        config = self.config
         source = {"source": config.init_from, "kind": "worldrec"}
         return {"model": Net(self.init, config.optimizer, **source)}
 
@@ -149,15 +148,7 @@ class WorldRecTask(Task):
         """Boxed parameters."""
         return boxed_params(self.config.model, key)
 
-    def loss(
-        self, params: Any, batch: Batch, key: jax.Array
-    ) -> tuple[tuple[Any, Any], dict[str, Any]]:
-        """Loss summed over the batch's scenes, and their number."""
-        scenes = batch.images.shape[0]
-        mean, metrics = self.mean_loss(params, batch)
-        return (mean * scenes, scenes), metrics
-
-    def mean_loss(self, params: Any, batch: Batch) -> tuple[Any, dict[str, Any]]:
+    def loss(self, params: Any, batch: Batch, key: jax.Array) -> tuple[Any, dict[str, Any]]:
         """Mean loss over the batch's scenes, on each device over its own rows."""
         local = partial(batch_loss, self.config.model, self.config.loss, self.config.sampling.slots)
         mesh = jax.sharding.get_abstract_mesh()

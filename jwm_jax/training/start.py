@@ -84,7 +84,7 @@ def layout(config: ExperimentConfig, task: Task, mesh: Mesh) -> Layout:
     """
     local_rows(mesh, config.batch_size)
     _check_micro_batches(config, mesh)
-    nets, phases = dict(task.nets()), task.phases()
+    nets, phases = dict(task.nets(config)), task.phases()
     check_phases(nets, phases)
     boxed = jax.eval_shape(partial(init_params, nets), jax.random.key(config.seed))
     trained = {name: net for name, net in nets.items() if not net.frozen}

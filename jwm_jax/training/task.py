@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+import jax
+
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.nets import Net, Phase
 from jwm_jax.training.step import Alternate, Cycle
@@ -17,22 +19,30 @@ class Task:
     never changes. Everything that training changes is in the `TrainState`.
 
     Attributes:
-        config: The experiment.
         schedule: How a step runs the phases.
         product: Name of the network whose averaged weights are evaluated and exported.
     """
 
-    config: ExperimentConfig
     schedule: ClassVar[Cycle | Alternate] = Cycle()
     product: ClassVar[str] = "model"
 
-    def nets(self) -> Mapping[str, Net]:
-        """The networks by name, in a fixed order; by default one, "model", that `init` makes."""
-        return {"model": Net(self.init, self.config.optimizer)}
+    def nets(self, config: ExperimentConfig) -> Mapping[str, Net]:
+        """The networks by name, in a fixed order; by default one, "model", that `init` makes.
+
+        Args:
+            config: The experiment that is run.
+        """
+        return {"model": Net(self.init, config.optimizer)}
 
     def phases(self) -> tuple[Phase, ...]:
         """The phases in their order; by default one update of "model" by `loss`."""
-        return (Phase("model", lambda params, others, batch, key: self.loss(params, batch, key)),)
+
+        def weighted(params: Any, others: Any, batch: Any, key: Any) -> Any:
+            mean, metrics = self.loss(params, batch, key)
+            rows = next(x.shape[0] for x in jax.tree.leaves(batch) if x.ndim)
+            return (mean * rows, rows), metrics
+
+        return (Phase("model", weighted),)
 
     def init(self, key: Any) -> Any:
         """Make the parameters of the one network.
@@ -46,7 +56,7 @@ class Task:
         """
         raise NotImplementedError
 
-    def loss(self, params: Any, batch: Any, key: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
+    def loss(self, params: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
         """Loss of one (micro-)batch of the one network.
 
         Args:
@@ -55,8 +65,9 @@ class Task:
             key: Key of this update; a function of seed and step.
 
         Returns:
-            (total, weight), float32 scalars whose quotient is minimised (see `nets.Phase`), and a
-            dict of float32 scalars to report.
+            The loss, a float32 scalar that is a mean over the rows of the batch, and a dict of
+            float32 scalars to report. (What is no plain mean, such as a mean over what a mask
+            leaves, is a `nets.Phase` with its own weight.)
         """
         raise NotImplementedError
 

@@ -86,7 +86,7 @@ CONFIG = """
 
     class Experiment(ToyExperiment):
         def task(self):
-            return Interrupted(self.seed, self.batch_size, self.noise, config=self)
+            return Interrupted(self.seed, self.batch_size, self.noise)
 
     def config():
         return Experiment(mesh=MeshConfig({mesh}), steps=8, log_every=4, checkpoint_every=4)

@@ -141,7 +141,7 @@ def test_a_signal_saves_and_the_same_command_continues(straight, tmp_path):
 
     config = ToyExperiment(mesh=ONE)
     before = signal.getsignal(signal.SIGTERM)
-    stopped = fit(config, Interrupted(config=config), tmp_path / "run", quiet=True)
+    stopped = fit(config, Interrupted(), tmp_path / "run", quiet=True)
     assert (stopped.status, stopped.exit_code) == ("preempted", 75)
     assert 0 < stopped.step < 8
     assert signal.getsignal(signal.SIGTERM) is before

@@ -52,7 +52,7 @@ def test_a_living_trainer_is_respected_before_anything_is_computed(tmp_path):
 
     out = a_run(tmp_path / "run")
     with RunLock(out), pytest.raises(UsageError, match=LIVING):
-        fit(CONFIG, Task(config=CONFIG), out, overwrite=True, quiet=True)
+        fit(CONFIG, Task(), out, overwrite=True, quiet=True)
     assert (out / "checkpoints" / "00000003").is_dir()
 
 
