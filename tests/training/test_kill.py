@@ -28,7 +28,7 @@ class Slow(ToyTask):
 
 class Experiment(ToyExperiment):
     def task(self):
-        return Slow(self.seed, self.batch_size, self.noise, config=self)
+        return Slow(self.seed, self.batch_size, self.noise)
 
 def config():
     return Experiment(mesh=MeshConfig(data=1), steps=200, checkpoint_every=5)

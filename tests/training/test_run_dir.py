@@ -47,7 +47,7 @@ def test_the_folder_of_a_living_trainer_is_left_as_it_is(tmp_path, flags, seed):
 
 def test_a_living_trainer_is_respected_before_anything_is_computed(tmp_path):
     class Task(type(CONFIG.task())):
-        def nets(self):
+        def nets(self, config):
             raise AssertionError("the second trainer began to work")
 
     out = a_run(tmp_path / "run")
