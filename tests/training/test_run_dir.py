@@ -78,7 +78,7 @@ def test_the_folder_is_held_all_through_a_training(tmp_path):
             self.look("save")
             super().save(params, directory)
 
-    fit(CONFIG, Watched(config=CONFIG), out, quiet=True)
+    fit(CONFIG, Watched(), out, quiet=True)
     assert {"init", "evaluate", "save"} <= set(seen)
     RunFolder(out, CONFIG, resume=True).release()
 
