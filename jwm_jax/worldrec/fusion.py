@@ -30,6 +30,7 @@ from jwm_jax.scene.transforms import invert_transform
 from jwm_jax.worldrec.config import WorldRecConfig
 from jwm_jax.worldrec.pictures import Pictures
 from jwm_jax.worldrec.queries import Queries, owner_frames
+from jwm_jax.worldrec.split import gather, picture_numbers
 
 NUM_CUES = 13
 NEVER = -1e9
@@ -88,8 +89,9 @@ def make_views(
     depth: Float[jax.Array, "p h w"],
     sky: Float[jax.Array, "p h w"],
     entry: Float[jax.Array, "p h3 w3"],
+    axis: str | None = None,
 ) -> View:
-    """Collect what queries read from each picture.
+    """Collect what queries read from each picture, of all devices' pictures.
 
     Args:
         config: Shape of the model.
@@ -98,6 +100,7 @@ def make_views(
         depth: At the pictures' size, metres.
         sky: Probability of sky, at the pictures' size.
         entry: Depth at which rays first enter a box, as a map of any size.
+        axis: Mesh axis that the scene's pictures are split over, see `split`.
     """
     p, height, width = pyramid[0].shape[:3]
     levels = [pyramid[0]]
@@ -114,16 +117,17 @@ def make_views(
         pictures
     )
     world = jnp.ones((p, 1), bool)
-    return View(
+    mine = View(
         maps=jnp.concatenate([*levels, colors], -1),
         nearest=jax.lax.stop_gradient(jnp.stack([half(depth), half(sky), entry], -1)),
         camera_from_owner=camera_from_owner,
         there=jnp.concatenate([world, pictures.box_there], axis=1),
         K=pictures.K,
         time=pictures.times,
-        index=jnp.arange(p),
+        index=picture_numbers(p, axis),
         mask=pictures.mask,
     )
+    return gather(mine, axis)
 
 
 def look(
@@ -234,10 +238,12 @@ class ViewFusion(nn.Module):
     Attributes:
         config: Shape of the model.
         dtype: Type of the perceptrons.
+        axis: Mesh axis that the scene's pictures are split over, see `split`.
     """
 
     config: WorldRecConfig
     dtype: Any = jnp.float32
+    axis: str | None = None
 
     @nn.compact
     def __call__(
@@ -250,10 +256,10 @@ class ViewFusion(nn.Module):
         """Weigh and sum.
 
         Args:
-            embedding: Of each query.
+            embedding: Of each query of this device's pictures.
             queries: From `place_queries`.
             times: Of the pictures, seconds.
-            views: From `make_views`.
+            views: Of all pictures, from `make_views`.
 
         Returns:
             Weighted mean of features and cues, and the share of the largest weight; zeros where no
@@ -267,7 +273,7 @@ class ViewFusion(nn.Module):
         hidden = Linear(
             self.config.weight_hidden, ("embed", "mlp"), dtype=self.dtype, name="query"
         )(embedding)
-        picture = jnp.broadcast_to(jnp.arange(p)[:, None], (p, q))
+        picture = jnp.broadcast_to(picture_numbers(p, self.axis)[:, None], (p, q))
         asking = Asking(
             point=flat(jax.lax.stop_gradient(queries.point)),
             owner=flat(queries.query_owner),

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jwm_jax.nn.ssim import ssim
+from jwm_jax.worldrec.split import total
 
 PerceptualLoss = Callable[[jax.Array, jax.Array], jax.Array]
 """(rendered [n, h, w, 3], true [n, h, w, 3]) -> scalar, 0 for equal pictures."""
@@ -72,24 +73,41 @@ def picture_loss(
 
 
 def depth_loss(
-    log_depth: Float[jax.Array, "p h w"], measured: Float[jax.Array, "p h w"]
+    log_depth: Float[jax.Array, "p h w"],
+    measured: Float[jax.Array, "p h w"],
+    axis: str | None = None,
 ) -> Float[jax.Array, ""]:
-    """Mean absolute error of log depth over the pixels with a measurement; 0 without any.
+    """Mean absolute error of log depth over a scene's pixels with a measurement; 0 without any.
 
     Args:
         log_depth: Natural logarithm of metres.
         measured: Metres, 0 where nothing is known.
+        axis: Mesh axis that the scene's pictures are split over, see `split`.
+
+    Returns:
+        What this device's pictures contribute to the mean.
     """
     known = measured > 0
     error = jnp.abs(log_depth - jnp.log(jnp.where(known, measured, 1.0)))
-    return jnp.where(known, error, 0.0).sum() / jnp.maximum(known.sum(), 1)
+    return jnp.where(known, error, 0.0).sum() / jnp.maximum(total(known.sum(), axis), 1)
 
 
 def sky_loss(
     logit: Float[jax.Array, "p h w"],
     is_sky: Bool[jax.Array, "p h w"],
     known: Bool[jax.Array, "p h w"],
+    axis: str | None = None,
 ) -> Float[jax.Array, ""]:
-    """Cross-entropy of the sky logits over the pixels whose class is known; 0 without any."""
+    """Cross-entropy of the sky logits over a scene's pixels whose class is known; 0 without any.
+
+    Args:
+        logit: Of sky.
+        is_sky: Whether it is.
+        known: Whether that is known.
+        axis: Mesh axis that the scene's pictures are split over, see `split`.
+
+    Returns:
+        What this device's pictures contribute to the mean.
+    """
     entropy = jnp.where(is_sky, jax.nn.softplus(-logit), jax.nn.softplus(logit))
-    return jnp.where(known, entropy, 0.0).sum() / jnp.maximum(known.sum(), 1)
+    return jnp.where(known, entropy, 0.0).sum() / jnp.maximum(total(known.sum(), axis), 1)

@@ -21,6 +21,7 @@ from jwm_jax.scene.pytree import pytree_dataclass
 from jwm_jax.scene.transforms import invert_transform
 from jwm_jax.worldrec.config import WorldRecConfig
 from jwm_jax.worldrec.pictures import Pictures
+from jwm_jax.worldrec.split import total
 
 POSITION_UNIT = 20.0
 """Metres that count as 1 in a descriptor."""
@@ -175,14 +176,16 @@ def place_queries(
     pictures: Pictures,
     depth: Float[jax.Array, "p h w"],
     sky: Float[jax.Array, "p h w"],
+    axis: str | None = None,
 ) -> tuple[Queries, Float[jax.Array, "p h2 w2"]]:
     """Lift cells and their children into space and hand them to their owners.
 
     Args:
         config: Shape of the model.
-        pictures: Without leading axes.
+        pictures: Without leading axes; those of this device.
         depth: Along z, metres, at the pictures' size; gradients flow into it.
         sky: Probability of sky.
+        axis: Mesh axis that the scene's pictures are split over, see `split`.
 
     Returns:
         The queries, and for every child cell of each picture the depth at which its ray first
@@ -227,7 +230,7 @@ def place_queries(
     ray = jnp.einsum("pqij,pqj->pqi", query_frame[..., :3, :3], of_nearest(directions))
     ray = ray / jnp.linalg.norm(ray, axis=-1, keepdims=True)
     static = (query_owner == 0)[..., None]
-    centre = jnp.where(static, scene_centre(pictures), 0.0)
+    centre = jnp.where(static, scene_centre(pictures, axis), 0.0)
     moment = jnp.cross(query_frame[..., :3, 3] - centre, ray)
     color = colors.mean(2)
     log_depth = jnp.log(by_child(z))
@@ -262,10 +265,12 @@ def place_queries(
     return queries, _as_map(config, entry.reshape(p, count, c), height, width)
 
 
-def scene_centre(pictures: Pictures) -> Float[jax.Array, "3"]:
+def scene_centre(pictures: Pictures, axis: str | None = None) -> Float[jax.Array, "3"]:
     """Mean position of the cameras: static descriptors count from it, wherever the world begins."""
     weight = pictures.mask.astype(jnp.float32)[:, None]
-    return (pictures.world_from_camera[:, :3, 3] * weight).sum(0) / jnp.maximum(weight.sum(), 1.0)
+    positions = (pictures.world_from_camera[:, :3, 3] * weight).sum(0)
+    positions, count = total((positions, weight.sum()), axis)
+    return positions / jnp.maximum(count, 1.0)
 
 
 def _as_map(config, values, height: int, width: int):

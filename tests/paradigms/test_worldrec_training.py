@@ -11,7 +11,8 @@ from jwm_jax.data.streets import make_clip
 from jwm_jax.data.tfds_clips import write_dataset
 from jwm_jax.distributed import MeshConfig, make_mesh, put_batch, unbox
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.paradigms.worldrec import Sampling, WorldRecExperiment, make_example
+from jwm_jax.paradigms.worldrec import WorldRecExperiment
+from jwm_jax.paradigms.worldrec_data import Sampling, make_example
 from jwm_jax.worldrec import StageConfig, WorldRecConfig
 
 MODEL = WorldRecConfig(
