@@ -93,6 +93,7 @@ def render_split(
         ValueError: Pictures would be cut into bands that are not whole tiles of 4 rows.
     """
     (height, width), (s, t) = size, times.shape
+    K, poses, times = (jnp.asarray(x) for x in (K, poses, times))
     devices = 1 if axis is None else jax.lax.axis_size(axis)
     bands = bands_for(t, devices)
     if height % (4 * bands):

@@ -70,6 +70,7 @@ class Asking(NamedTuple):
         color: [N, 3].
         time: [N] seconds.
         picture: [N] index of the own picture.
+        pixel: [N, 2] where it stands in the own picture.
         hidden: [N, weight_hidden], the query's part of the weight perceptron's first layer.
     """
 
@@ -79,6 +80,7 @@ class Asking(NamedTuple):
     color: jax.Array
     time: jax.Array
     picture: jax.Array
+    pixel: jax.Array
     hidden: jax.Array
 
 
@@ -142,13 +144,15 @@ def look(
     local = jnp.einsum("nij,nj->ni", frame[:, :3, :3], asking.point) + frame[:, :3, 3]
     uv, z = project_local(view.K, local)
     uv, z = jax.lax.stop_gradient((uv, z))
+    # Rounding in the projection must not decide which cell of its own picture a query reads.
+    own = view.index == asking.picture
+    uv = jnp.where(own[:, None], asking.pixel, uv)
     valid = inside_image(uv, z, 2 * rows, 2 * columns) & view.mask & view.there[asking.owner]
     uv = uv / 2.0
     sampled = bilinear(view.maps, uv)
     row = jnp.clip(uv[:, 1].astype(jnp.int32), 0, rows - 1)
     column = jnp.clip(uv[:, 0].astype(jnp.int32), 0, columns - 1)
     seen, sky, entry = jnp.moveaxis(view.nearest[row, column], -1, 0)
-    own = view.index == asking.picture
     behind_box = (asking.owner == 0) & (z > entry) & ~own
     valid &= ~behind_box
     features, color = sampled[:, :-3], sampled[:, -3:]
@@ -281,6 +285,7 @@ class ViewFusion(nn.Module):
             color=flat(queries.colors.mean(2)),
             time=flat(jnp.broadcast_to(times[:, None], (p, q))),
             picture=flat(picture),
+            pixel=flat(queries.pixel),
             hidden=flat(hidden),
         )
         channels = views.maps.shape[-1] - 3 + NUM_CUES

@@ -23,6 +23,12 @@ from jwm_jax.worldrec.config import WorldRecConfig
 from jwm_jax.worldrec.pictures import Pictures
 from jwm_jax.worldrec.split import total
 
+TIE = 1e-4
+"""Part of the depth within which children of a query count as equally near; the first is taken.
+
+Neighbours often have the same depth up to rounding, which must not decide between them.
+"""
+
 POSITION_UNIT = 20.0
 """Metres that count as 1 in a descriptor."""
 
@@ -43,6 +49,7 @@ class Queries:
         query_depth: Depth of each query.
         query_owner: Owner of each query.
         descriptor: The 12 numbers, and what the children differ in.
+        pixel: Pixel of each query's nearest child in its own picture.
         uv: Pixel of each query's cell centre.
     """
 
@@ -57,6 +64,7 @@ class Queries:
     query_depth: Float[jax.Array, "p q"]
     query_owner: Int[jax.Array, "p q"]
     descriptor: Float[jax.Array, "p q d"]
+    pixel: Float[jax.Array, "p q 2"]
     uv: Float[np.ndarray, "q 2"]
 
 
@@ -214,7 +222,8 @@ def place_queries(
     size = np.float32([config.cell[1] / config.children[1], config.cell[0] / config.children[0]])
     footprint = 0.5 * size * z[..., None] / focal[:, None]
 
-    nearest = jnp.argmin(z.reshape(p, count, c), axis=-1)
+    z_of = z.reshape(p, count, c)
+    nearest = jnp.argmax(z_of <= (1 + TIE) * z_of.min(-1, keepdims=True), axis=-1)
 
     def by_child(x):
         return x.reshape(p, count, c, *x.shape[2:])
@@ -260,6 +269,7 @@ def place_queries(
         query_depth=query_depth,
         query_owner=query_owner,
         descriptor=jax.lax.stop_gradient(descriptor),
+        pixel=jnp.asarray(children)[np.arange(count), nearest],
         uv=centres,
     )
     return queries, _as_map(config, entry.reshape(p, count, c), height, width)
