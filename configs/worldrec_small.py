@@ -1,11 +1,11 @@
 """WorldRec `small`: procedural streets at 272 x 480 for one GPU.
 
-128 wide, 16,320 queries of four Gaussians a view, 8 context pictures (a scene of 522,240 Gaussians),
-a third of EfficientNetV2-S as backbone. Starts from scratch.
+128 wide, 16,320 queries of four Gaussians a view, 8 context pictures (522,240 Gaussians a scene);
+the backbone is `tiny`'s, half as wide again and deeper. Starts from scratch.
 Data: the folders that
     jwm data make --rung full --clips 2000 --height 272 --width 480 --out data/streets_full_272
     jwm data make --rung easy --clips 500 --height 272 --width 480 --out data/streets_easy_272
-make (three views, about ten seconds an instant and view on one CPU core).
+make, of three views.
 Hardware and time: written for one GPU of 80 GB, or several with --mesh.data or --mesh.context; no
 run of it has been made yet, so neither hours nor scores are known.
 Command: jwm train worldrec_small --out runs/worldrec_small

@@ -226,7 +226,9 @@ class Step(nn.Module):
             values
         )
         x = nn.gelu(x + asking.hidden)
-        logit = Linear(1, ("mlp", "out"), dtype=self.dtype, name="down")(x)[:, 0]
+        # Without a bias, on which a softmax does not depend.
+        logit = Linear(1, ("mlp", "out"), use_bias=False, dtype=self.dtype, name="down")(x)
+        logit = logit[:, 0]
         logit = jnp.where(valid, logit.astype(jnp.float32), NEVER)
         larger = jnp.maximum(maximum, logit)
         keep = jnp.exp(maximum - larger)

@@ -23,7 +23,7 @@ from jwm_jax.worldrec.config import WorldRecConfig
 from jwm_jax.worldrec.pictures import Pictures
 from jwm_jax.worldrec.split import total
 
-TIE = 1e-4
+TIE = 1e-6
 """Part of the depth within which children of a query count as equally near; the first is taken.
 
 Neighbours often have the same depth up to rounding, which must not decide between them.
