@@ -11,13 +11,13 @@ from jax.sharding import PartitionSpec
 
 RULES: dict[str, tuple[str, ...]] = {
     # parameters
-    "embed": ("fsdp",),
+    "embed": ("fsdp", "context"),
     "mlp": ("tensor",),
     "heads": ("tensor",),
     "head_dim": (),
     "layers": (),
     "conv_in": (),
-    "conv_out": ("fsdp",),
+    "conv_out": ("fsdp", "context"),
     "condition": (),
     "out": (),
     # activations
