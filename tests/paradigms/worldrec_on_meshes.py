@@ -117,7 +117,7 @@ def compare(config: WorldRecExperiment, sizes: dict[str, int]) -> dict:
     leaves = jax.tree_util.tree_leaves_with_path(grads)
     errors = {
         jax.tree_util.keystr(path, simple=True, separator="."): float(
-            np.abs(a - b).max() / np.abs(a).max()
+            np.abs(a - b).max() / max(np.abs(a).max(), np.finfo(np.float32).tiny)
         )
         for (path, a), b in zip(leaves, jax.tree.leaves(split_grads), strict=True)
     }
