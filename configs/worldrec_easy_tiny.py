@@ -5,7 +5,8 @@ Hardware and time: 10 to 20 minutes on one CPU core.
 Command: jwm train worldrec_easy_tiny --out runs/worldrec_easy_tiny
 """
 
-from jwm_jax.paradigms.worldrec import Sampling, WorldRecExperiment
+from jwm_jax.paradigms.worldrec import WorldRecExperiment
+from jwm_jax.paradigms.worldrec_data import Sampling
 from jwm_jax.training.optimizer import OptimizerConfig
 
 

@@ -214,6 +214,7 @@ class Scope:
     ) -> None:
         self.module, self.computation = module, module[computation]
         self.parameters, self.elements = parameters or {}, elements or {}
+        self._values: dict[str, int | None] = {}
 
     def inside(self, caller: Instruction, computation: str) -> "Scope":
         """The scope of a computation that an instruction of this one calls with its operands."""
@@ -222,7 +223,14 @@ class Scope:
 
     def value(self, name: str) -> int | None:
         """The integer that an instruction gives, or None where it is not a known constant."""
-        it = self.computation[name]
+        if name not in self._values:
+            it = self.computation[name]
+            scalar = len(it.types) == 1 and it.types[0].size == 1
+            whole = scalar and it.types[0].dtype[0] in "psu"  # pred, s32, u32 and the like
+            self._values[name] = self._compute(it) if whole else None
+        return self._values[name]
+
+    def _compute(self, it: Instruction) -> int | None:
         if it.opcode == "constant":
             return _integer(it.text)
         if it.opcode in _SAME:

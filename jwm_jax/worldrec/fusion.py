@@ -30,6 +30,7 @@ from jwm_jax.scene.transforms import invert_transform
 from jwm_jax.worldrec.config import WorldRecConfig
 from jwm_jax.worldrec.pictures import Pictures
 from jwm_jax.worldrec.queries import Queries, owner_frames
+from jwm_jax.worldrec.split import gather, picture_numbers
 
 NUM_CUES = 13
 NEVER = -1e9
@@ -69,6 +70,7 @@ class Asking(NamedTuple):
         color: [N, 3].
         time: [N] seconds.
         picture: [N] index of the own picture.
+        pixel: [N, 2] where it stands in the own picture.
         hidden: [N, weight_hidden], the query's part of the weight perceptron's first layer.
     """
 
@@ -78,6 +80,7 @@ class Asking(NamedTuple):
     color: jax.Array
     time: jax.Array
     picture: jax.Array
+    pixel: jax.Array
     hidden: jax.Array
 
 
@@ -88,8 +91,9 @@ def make_views(
     depth: Float[jax.Array, "p h w"],
     sky: Float[jax.Array, "p h w"],
     entry: Float[jax.Array, "p h3 w3"],
+    axis: str | None = None,
 ) -> View:
-    """Collect what queries read from each picture.
+    """Collect what queries read from each picture, of all devices' pictures.
 
     Args:
         config: Shape of the model.
@@ -98,6 +102,7 @@ def make_views(
         depth: At the pictures' size, metres.
         sky: Probability of sky, at the pictures' size.
         entry: Depth at which rays first enter a box, as a map of any size.
+        axis: Mesh axis that the scene's pictures are split over, see `split`.
     """
     p, height, width = pyramid[0].shape[:3]
     levels = [pyramid[0]]
@@ -114,16 +119,17 @@ def make_views(
         pictures
     )
     world = jnp.ones((p, 1), bool)
-    return View(
+    mine = View(
         maps=jnp.concatenate([*levels, colors], -1),
         nearest=jax.lax.stop_gradient(jnp.stack([half(depth), half(sky), entry], -1)),
         camera_from_owner=camera_from_owner,
         there=jnp.concatenate([world, pictures.box_there], axis=1),
         K=pictures.K,
         time=pictures.times,
-        index=jnp.arange(p),
+        index=picture_numbers(p, axis),
         mask=pictures.mask,
     )
+    return gather(mine, axis)
 
 
 def look(
@@ -138,13 +144,15 @@ def look(
     local = jnp.einsum("nij,nj->ni", frame[:, :3, :3], asking.point) + frame[:, :3, 3]
     uv, z = project_local(view.K, local)
     uv, z = jax.lax.stop_gradient((uv, z))
+    # Rounding in the projection must not decide which cell of its own picture a query reads.
+    own = view.index == asking.picture
+    uv = jnp.where(own[:, None], asking.pixel, uv)
     valid = inside_image(uv, z, 2 * rows, 2 * columns) & view.mask & view.there[asking.owner]
     uv = uv / 2.0
     sampled = bilinear(view.maps, uv)
     row = jnp.clip(uv[:, 1].astype(jnp.int32), 0, rows - 1)
     column = jnp.clip(uv[:, 0].astype(jnp.int32), 0, columns - 1)
     seen, sky, entry = jnp.moveaxis(view.nearest[row, column], -1, 0)
-    own = view.index == asking.picture
     behind_box = (asking.owner == 0) & (z > entry) & ~own
     valid &= ~behind_box
     features, color = sampled[:, :-3], sampled[:, -3:]
@@ -218,7 +226,9 @@ class Step(nn.Module):
             values
         )
         x = nn.gelu(x + asking.hidden)
-        logit = Linear(1, ("mlp", "out"), dtype=self.dtype, name="down")(x)[:, 0]
+        # Without a bias, on which a softmax does not depend.
+        logit = Linear(1, ("mlp", "out"), use_bias=False, dtype=self.dtype, name="down")(x)
+        logit = logit[:, 0]
         logit = jnp.where(valid, logit.astype(jnp.float32), NEVER)
         larger = jnp.maximum(maximum, logit)
         keep = jnp.exp(maximum - larger)
@@ -234,10 +244,12 @@ class ViewFusion(nn.Module):
     Attributes:
         config: Shape of the model.
         dtype: Type of the perceptrons.
+        axis: Mesh axis that the scene's pictures are split over, see `split`.
     """
 
     config: WorldRecConfig
     dtype: Any = jnp.float32
+    axis: str | None = None
 
     @nn.compact
     def __call__(
@@ -250,10 +262,10 @@ class ViewFusion(nn.Module):
         """Weigh and sum.
 
         Args:
-            embedding: Of each query.
+            embedding: Of each query of this device's pictures.
             queries: From `place_queries`.
             times: Of the pictures, seconds.
-            views: From `make_views`.
+            views: Of all pictures, from `make_views`.
 
         Returns:
             Weighted mean of features and cues, and the share of the largest weight; zeros where no
@@ -267,7 +279,7 @@ class ViewFusion(nn.Module):
         hidden = Linear(
             self.config.weight_hidden, ("embed", "mlp"), dtype=self.dtype, name="query"
         )(embedding)
-        picture = jnp.broadcast_to(jnp.arange(p)[:, None], (p, q))
+        picture = jnp.broadcast_to(picture_numbers(p, self.axis)[:, None], (p, q))
         asking = Asking(
             point=flat(jax.lax.stop_gradient(queries.point)),
             owner=flat(queries.query_owner),
@@ -275,6 +287,7 @@ class ViewFusion(nn.Module):
             color=flat(queries.colors.mean(2)),
             time=flat(jnp.broadcast_to(times[:, None], (p, q))),
             picture=flat(picture),
+            pixel=flat(queries.pixel),
             hidden=flat(hidden),
         )
         channels = views.maps.shape[-1] - 3 + NUM_CUES

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jwm_jax.distributed import constrain
 from jwm_jax.nn.layers import LayerNorm, Linear, Mlp
 from jwm_jax.scene.cameras import Intrinsics
 from jwm_jax.scene.gaussians import Gaussians
@@ -53,17 +52,23 @@ class WorldRecNetwork(nn.Module):
     Attributes:
         config: Shape of the model.
         dtype: Type of convolutions and perceptrons; geometry, norms and softmax are float32.
+        axis: Mesh axis of the surrounding `jax.shard_map` that the scene's pictures are split over,
+            see `split`; None where one device has them all.
     """
 
     config: WorldRecConfig
     dtype: Any = jnp.float32
+    axis: str | None = None
 
     @nn.compact
     def __call__(self, pictures: Pictures) -> Reconstruction:
         """Reconstruct.
 
         Args:
-            pictures: Without leading axes.
+            pictures: Without leading axes; those of this device.
+
+        Returns:
+            The Gaussians and maps of these pictures, and the sky of all.
         """
         config = self.config
         p = pictures.depth.shape[0]
@@ -79,17 +84,16 @@ class WorldRecNetwork(nn.Module):
         known = pictures.depth > 0
         depth = jnp.where(known, jnp.maximum(pictures.depth, 0.1), jnp.exp(log_depth))
         sky = nn.sigmoid(sky_logit)
-        queries, entry = place_queries(config, pictures, depth, sky)
+        queries, entry = place_queries(config, pictures, depth, sky, self.axis)
 
         own = own_features(config, pyramid, queries.uv)
         described = jnp.concatenate([queries.descriptor, own], -1)
-        described = constrain(described, (None, "queries", "act_embed"))
         axes = ("condition", "mlp", "embed")
         embedding = Mlp(config.hidden, config.width, axes, self.dtype, name="embed")(described)
         x = embedding
         if not config.pixel_aligned:
-            views = make_views(config, pictures, pyramid, depth, sky, entry)
-            fused = ViewFusion(config, self.dtype, name="fusion")(
+            views = make_views(config, pictures, pyramid, depth, sky, entry, self.axis)
+            fused = ViewFusion(config, self.dtype, self.axis, name="fusion")(
                 embedding, queries, pictures.times, views
             )
             x = x + Linear(config.width, ("conv_in", "embed"), dtype=self.dtype, name="fused")(
@@ -102,7 +106,7 @@ class WorldRecNetwork(nn.Module):
         gaussians = GaussianHeads(config, self.dtype, name="heads")(x, queries, pictures)
         return Reconstruction(
             gaussians=gaussians,
-            sky=SkyHead(config, self.dtype, name="sky")(pictures, sky),
+            sky=SkyHead(config, self.dtype, self.axis, name="sky")(pictures, sky),
             log_depth=log_depth,
             sky_logit=sky_logit,
         )

@@ -21,6 +21,13 @@ from jwm_jax.scene.pytree import pytree_dataclass
 from jwm_jax.scene.transforms import invert_transform
 from jwm_jax.worldrec.config import WorldRecConfig
 from jwm_jax.worldrec.pictures import Pictures
+from jwm_jax.worldrec.split import total
+
+TIE = 1e-6
+"""Part of the depth within which children of a query count as equally near; the first is taken.
+
+Neighbours often have the same depth up to rounding, which must not decide between them.
+"""
 
 POSITION_UNIT = 20.0
 """Metres that count as 1 in a descriptor."""
@@ -42,6 +49,7 @@ class Queries:
         query_depth: Depth of each query.
         query_owner: Owner of each query.
         descriptor: The 12 numbers, and what the children differ in.
+        pixel: Pixel of each query's nearest child in its own picture.
         uv: Pixel of each query's cell centre.
     """
 
@@ -56,6 +64,7 @@ class Queries:
     query_depth: Float[jax.Array, "p q"]
     query_owner: Int[jax.Array, "p q"]
     descriptor: Float[jax.Array, "p q d"]
+    pixel: Float[jax.Array, "p q 2"]
     uv: Float[np.ndarray, "q 2"]
 
 
@@ -175,14 +184,16 @@ def place_queries(
     pictures: Pictures,
     depth: Float[jax.Array, "p h w"],
     sky: Float[jax.Array, "p h w"],
+    axis: str | None = None,
 ) -> tuple[Queries, Float[jax.Array, "p h2 w2"]]:
     """Lift cells and their children into space and hand them to their owners.
 
     Args:
         config: Shape of the model.
-        pictures: Without leading axes.
+        pictures: Without leading axes; those of this device.
         depth: Along z, metres, at the pictures' size; gradients flow into it.
         sky: Probability of sky.
+        axis: Mesh axis that the scene's pictures are split over, see `split`.
 
     Returns:
         The queries, and for every child cell of each picture the depth at which its ray first
@@ -211,7 +222,8 @@ def place_queries(
     size = np.float32([config.cell[1] / config.children[1], config.cell[0] / config.children[0]])
     footprint = 0.5 * size * z[..., None] / focal[:, None]
 
-    nearest = jnp.argmin(z.reshape(p, count, c), axis=-1)
+    z_of = z.reshape(p, count, c)
+    nearest = jnp.argmax(z_of <= (1 + TIE) * z_of.min(-1, keepdims=True), axis=-1)
 
     def by_child(x):
         return x.reshape(p, count, c, *x.shape[2:])
@@ -227,7 +239,7 @@ def place_queries(
     ray = jnp.einsum("pqij,pqj->pqi", query_frame[..., :3, :3], of_nearest(directions))
     ray = ray / jnp.linalg.norm(ray, axis=-1, keepdims=True)
     static = (query_owner == 0)[..., None]
-    centre = jnp.where(static, scene_centre(pictures), 0.0)
+    centre = jnp.where(static, scene_centre(pictures, axis), 0.0)
     moment = jnp.cross(query_frame[..., :3, 3] - centre, ray)
     color = colors.mean(2)
     log_depth = jnp.log(by_child(z))
@@ -257,15 +269,18 @@ def place_queries(
         query_depth=query_depth,
         query_owner=query_owner,
         descriptor=jax.lax.stop_gradient(descriptor),
+        pixel=jnp.asarray(children)[np.arange(count), nearest],
         uv=centres,
     )
     return queries, _as_map(config, entry.reshape(p, count, c), height, width)
 
 
-def scene_centre(pictures: Pictures) -> Float[jax.Array, "3"]:
+def scene_centre(pictures: Pictures, axis: str | None = None) -> Float[jax.Array, "3"]:
     """Mean position of the cameras: static descriptors count from it, wherever the world begins."""
     weight = pictures.mask.astype(jnp.float32)[:, None]
-    return (pictures.world_from_camera[:, :3, 3] * weight).sum(0) / jnp.maximum(weight.sum(), 1.0)
+    positions = (pictures.world_from_camera[:, :3, 3] * weight).sum(0)
+    positions, count = total((positions, weight.sum()), axis)
+    return positions / jnp.maximum(count, 1.0)
 
 
 def _as_map(config, values, height: int, width: int):

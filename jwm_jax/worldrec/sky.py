@@ -20,6 +20,7 @@ from jwm_jax.scene.sky import Sky, texel_directions
 from jwm_jax.worldrec.config import WorldRecConfig
 from jwm_jax.worldrec.fusion import bilinear
 from jwm_jax.worldrec.pictures import Pictures
+from jwm_jax.worldrec.split import total
 
 FALLBACK_WEIGHT = 0.05
 
@@ -30,10 +31,12 @@ class SkyHead(nn.Module):
     Attributes:
         config: Shape of the model.
         dtype: Type of the products.
+        axis: Mesh axis that the scene's pictures are split over, see `split`.
     """
 
     config: WorldRecConfig
     dtype: Any = jnp.float32
+    axis: str | None = None
 
     @nn.compact
     def __call__(self, pictures: Pictures, sky: Float[jax.Array, "p h w"]) -> Sky:
@@ -62,10 +65,12 @@ class SkyHead(nn.Module):
             pictures.world_from_camera,
             pictures.mask,
         )
-        total, _ = jax.lax.scan(gather, jnp.zeros((directions.shape[0], 4)), views)
+        seen, _ = jax.lax.scan(gather, jnp.zeros((directions.shape[0], 4)), views)
         likely = (sky**2 * pictures.mask[:, None, None])[..., None]
-        mean = (pictures.images * likely).sum((0, 1, 2)) + 1e-3 * jnp.asarray([0.6, 0.7, 0.8])
-        mean = jnp.clip(mean / (likely.sum() + 1e-3), 0.02, 0.98)
+        colors, weight = (pictures.images * likely).sum((0, 1, 2)), likely.sum()
+        seen, colors, weight = total((seen, colors, weight), self.axis)
+        mean = colors + 1e-3 * jnp.asarray([0.6, 0.7, 0.8])
+        mean = jnp.clip(mean / (weight + 1e-3), 0.02, 0.98)
         logit = jnp.log(mean) - jnp.log1p(-mean)
         described = jnp.concatenate(
             [directions, jnp.broadcast_to(logit, (directions.shape[0], 3))], -1
@@ -79,6 +84,6 @@ class SkyHead(nn.Module):
             name="down",
         )(nn.silu(hidden))
         fallback = nn.sigmoid(logit + change.astype(jnp.float32))
-        texture = total[:, :3] + FALLBACK_WEIGHT * fallback
-        texture = texture / (total[:, 3:] + FALLBACK_WEIGHT)
+        texture = seen[:, :3] + FALLBACK_WEIGHT * fallback
+        texture = texture / (seen[:, 3:] + FALLBACK_WEIGHT)
         return Sky(texture.reshape(rows, columns, 3))

@@ -1,4 +1,4 @@
-"""WorldRec's task: examples, falling loss, one device and two alike."""
+"""WorldRec's task: examples, falling loss, the same on every mesh."""
 
 from dataclasses import replace
 from functools import partial
@@ -6,13 +6,15 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jwm_jax.data.records import encode_clip
 from jwm_jax.data.streets import make_clip
 from jwm_jax.data.tfds_clips import write_dataset
-from jwm_jax.distributed import MeshConfig, make_mesh, put_batch, unbox
+from jwm_jax.distributed import MeshConfig, make_mesh, put_batch, read_compiled, unbox
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.paradigms.worldrec import Sampling, WorldRecExperiment, make_example
+from jwm_jax.paradigms.worldrec import WorldRecExperiment
+from jwm_jax.paradigms.worldrec_data import Sampling, make_example
 from jwm_jax.worldrec import StageConfig, WorldRecConfig
 
 MODEL = WorldRecConfig(
@@ -74,14 +76,22 @@ def test_an_example_depends_only_on_its_generator(record):
 
 @pytest.fixture(scope="module")
 def gradient(task):
-    """The task's loss and gradient on some devices; compiled once for each number of them."""
+    """The task's loss and gradient on a mesh, and what it costs; compiled once for each mesh."""
     function = jax.jit(jax.value_and_grad(partial(task.loss, key=None), has_aux=True))
+    compiled = {}
 
-    def evaluate(params, batch, devices):
-        mesh = make_mesh(MeshConfig(data=devices), jax.devices()[:devices])
+    def evaluate(params, batch, **sizes):
+        mesh = make_mesh(MeshConfig(**{"data": 1, **sizes}))
         with jax.set_mesh(mesh):
             placed = put_batch(jax.tree.map(lambda x: np.asarray(x)[None], batch), mesh, 2)
-            return function(params, jax.tree.map(lambda x: x[0], placed))
+            placed = jax.tree.map(lambda x: x[0], placed)
+            params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+            key = tuple(sizes.items())
+            if key not in compiled:
+                program = function.lower(params, placed).compile()
+                compiled[key] = program, read_compiled(program, mesh, params)
+            program, costs = compiled[key]
+            return *program(params, placed), costs
 
     return evaluate
 
@@ -94,7 +104,7 @@ def params(task):
 def test_the_loss_falls_on_one_batch(record, params, gradient):
     batch, losses = examples(record, [0, 1]), []
     for _ in range(12):
-        (loss, parts), grads = gradient(params, batch, 1)
+        (loss, parts), grads, _ = gradient(params, batch)
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.device_get(grads))
         losses.append(float(loss))
     assert float(parts["overflow"]) == 0.0
@@ -102,17 +112,35 @@ def test_the_loss_falls_on_one_batch(record, params, gradient):
     assert all(np.isfinite(losses))
 
 
-def test_two_devices_give_the_loss_and_gradient_of_one(record, params, gradient):
+def test_scenes_and_their_pictures_are_split_without_changing_loss_or_gradient(
+    record, params, gradient
+):
+    """Two scenes over data, the two pictures of each and the bands of its target over context."""
     batch = examples(record, [0, 1])
-    results = [gradient(params, batch, devices) for devices in (1, 2)]
-    losses = [float(loss) for (loss, _), _ in results]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)
-    one, two = (
-        np.concatenate([x.ravel() for x in jax.tree.leaves(jax.device_get(grads))])
-        for _, grads in results
-    )
-    cosine = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
-    assert cosine > 0.99
+    (loss, parts), grads, alone = gradient(params, batch)
+    (split_loss, split_parts), split_grads, costs = gradient(params, batch, data=2, context=2)
+    np.testing.assert_allclose(float(split_loss), float(loss), rtol=1e-6)
+    for name in parts:
+        np.testing.assert_allclose(float(split_parts[name]), float(parts[name]), rtol=1e-5)
+    for (path, one), four in zip(
+        jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(split_grads), strict=True
+    ):
+        error = np.abs(np.asarray(four) - one).max() / np.abs(one).max()
+        assert error < 1e-5, (jax.tree_util.keystr(path), error)
+    assert costs.flops < 1.15 / 4 * alone.flops
+    assert {c.moves for c in costs.select(axis="data")} <= {"parameters", "scalars"}
+    assert {c.kind for c in costs.select(axis="data")} == {"all-reduce"}
+    kinds = {c.kind for c in costs.select(axis="context")}
+    assert kinds == {"all-gather", "reduce-scatter", "all-to-all", "all-reduce"}
+
+
+def test_a_mesh_that_does_not_divide_the_pictures_is_refused(record, task, params):
+    batch = examples(record, [0, 1])
+    with (
+        jax.set_mesh(make_mesh(MeshConfig(data=1, context=4))),
+        pytest.raises(UsageError, match=r"max_context 2 does not divide over mesh.context 4"),
+    ):
+        jax.eval_shape(task.mean_loss, params, batch)
 
 
 def test_batches_depend_on_seed_and_step_alone(record, task, tmp_path):

@@ -88,7 +88,7 @@ def test_fusion_equals_a_loop_over_queries_and_views(config, clip, stage):
             value = np.concatenate([read[:-3], np.array(cues, np.float64)])
             hidden = value @ up["kernel"] + up["bias"]
             hidden = hidden + np.asarray(embedding[i, q]) @ query["kernel"] + query["bias"]
-            logits.append((gelu(hidden) @ down["kernel"] + down["bias"])[0])
+            logits.append((gelu(hidden) @ down["kernel"])[0])
             values.append(value)
         both += len(values) == 2
         weight = np.exp(np.array(logits) - max(logits))
