@@ -16,7 +16,7 @@ import numpy as np
 from jwm_jax.data.pipeline import batches_of
 from jwm_jax.data.tfds_clips import open_records
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.paradigms.worldrec_data import Batch, Sampling, make_example
+from jwm_jax.paradigms.worldrec_data import Batch, Sampling, blank_example, make_example
 from jwm_jax.paradigms.worldrec_loss import local_loss, mean_loss
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.nets import Net
@@ -93,6 +93,17 @@ class WorldRecTask(Task):
             return make_example(config.model, config.sampling, source[place], rng)
 
         return batches_of(example, start, range(config.batch_size)[rows])
+
+    def shapes(self) -> Batch:
+        """A batch for pictures of the streets' aspect; other widths cost in proportion."""
+        config = self.config
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                (config.batch_size, *np.shape(x)),
+                jax.dtypes.canonicalize_dtype(np.asarray(x).dtype),
+            ),
+            blank_example(config.model, config.sampling),
+        )
 
     def evaluate(self, params: Any) -> dict[str, float]:
         """Loss, PSNR and SSIM on held-out clips, context and targets drawn as in training."""

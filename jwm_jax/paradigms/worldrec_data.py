@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 
 from jwm_jax.data.records import decode_clip, read_header
 from jwm_jax.errors import DataError
-from jwm_jax.scene import Clip, Tracks
+from jwm_jax.scene import Clip, Intrinsics, Tracks
+from jwm_jax.scene.clip import fitted_size
 from jwm_jax.scene.pytree import Array, pytree_dataclass
 from jwm_jax.worldrec import LidarDepth, WorldRecConfig
 from jwm_jax.worldrec.depth import lidar_depth
@@ -178,6 +179,26 @@ def example_of(
         sky=sky,
         sky_known=known,
     )
+
+
+def blank_example(model: WorldRecConfig, sampling: Sampling) -> Batch:
+    """An example of black pictures 5 wide to 3 high (as streets are), for its shapes and types."""
+    height = model.height
+    _, width = fitted_size(3, 5, height, 16)
+    count = sampling.max_context + sampling.targets
+    lens = Intrinsics(np.diag([height, height, 1.0]), width=width, height=height)
+    poses = np.tile(np.eye(4), (count, 1, 1))
+    clip = Clip(
+        images=np.zeros((count, 1, height, width, 3), np.uint8),
+        times=0.1 * np.arange(count, dtype=np.float64)[:, None],
+        world_from_ego=poses,
+        world_from_camera=poses[:, None],
+        cameras=(lens,),
+        view_names=("front",),
+    )
+    places = np.stack([np.arange(count), np.zeros(count, np.int64)], axis=1)
+    context, targets = np.split(places, [sampling.max_context])
+    return example_of(model, sampling, clip, context, targets, np.random.default_rng(0))
 
 
 def padded_tracks(model: WorldRecConfig, tracks: Tracks | None, start: float, steps: int) -> Tracks:

@@ -134,13 +134,22 @@ def test_scenes_and_their_pictures_are_split_without_changing_loss_or_gradient(
     assert kinds == {"all-gather", "reduce-scatter", "all-to-all", "all-reduce"}
 
 
+def test_the_shapes_for_a_preview_are_those_of_examples(record, task):
+    batch = examples(record, [0, 1])
+    config = replace(task.config, batch_size=2)
+    wanted = jax.tree.map(lambda x: (x.shape, x.dtype), config.task().shapes())
+    width = batch.images.shape[-2]
+    got = jax.tree.map(lambda x: (np.shape(x), jax.dtypes.canonicalize_dtype(x.dtype)), batch)
+    assert jax.tree.map(str, wanted) == jax.tree.map(str, got), width
+
+
 def test_a_mesh_that_does_not_divide_the_pictures_is_refused(record, task, params):
     batch = examples(record, [0, 1])
     with (
         jax.set_mesh(make_mesh(MeshConfig(data=1, context=4))),
         pytest.raises(UsageError, match=r"max_context 2 does not divide over mesh.context 4"),
     ):
-        jax.eval_shape(task.mean_loss, params, batch)
+        jax.eval_shape(partial(task.loss, key=None), params, batch)
 
 
 def test_batches_depend_on_seed_and_step_alone(record, task, tmp_path):
