@@ -1,7 +1,10 @@
 """Equality with gsplat's arrays: projections through every camera, covariances, colours.
 
 The golden arrays were computed in float64 and stored as float32. Computed in float64 here, all must
-agree to that rounding. The unscented transform is also computed in float32: 99 % of the errors must
+agree to that rounding. For the unscented transform gsplat reads a camera's pose as translation and
+quaternion. Its cameras are stored as float32 matrices, which are rotations to 1e-7 only, so the
+rotation of that quaternion is what is compared with (`_posed`): close to a wide lens 1e-7 are up to
+2e-5 pixels. The unscented transform is also computed in float32: 99 % of the errors must
 stay within the worst of gsplat's own float32 run of the same case, and all of them within the worst
 of its cases; under a rolling shutter, where a sigma point may fall on another line, 99 %.
 """
@@ -74,6 +77,32 @@ def _distortion(arrays, kind):
     )
 
 
+def _posed(viewmats):
+    """The cameras whose rotation is that of the unit quaternion read off the matrix.
+
+    With the largest component q_i = sqrt(1 + s_i) / 2, s_i a signed sum of the diagonal, the others
+    follow from sums and differences of the entries beside the diagonal.
+    """
+    posed = np.array(viewmats, np.float64)
+    for matrix in posed.reshape(-1, 4, 4):
+        R = matrix[:3, :3]
+        signs = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+        squares = 1 + signs @ np.diag(R)
+        i = int(np.argmax(squares))
+        products = np.array(
+            [
+                [squares[0], R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]],
+                [R[2, 1] - R[1, 2], squares[1], R[1, 0] + R[0, 1], R[0, 2] + R[2, 0]],
+                [R[0, 2] - R[2, 0], R[1, 0] + R[0, 1], squares[2], R[2, 1] + R[1, 2]],
+                [R[1, 0] - R[0, 1], R[0, 2] + R[2, 0], R[2, 1] + R[1, 2], squares[3]],
+            ]
+        )
+        w, *vector = products[i] / np.linalg.norm(products[i])
+        cross = np.cross(np.eye(3), vector)
+        matrix[:3, :3] = np.eye(3) + 2 * w * cross + 2 * cross @ cross
+    return posed
+
+
 def _project(arrays, config, splats, opacities, viewmats, camera_model, **options):
     Ks = arrays["Ks_ortho" if camera_model == "ortho" else "Ks"]
     return project(
@@ -91,7 +120,7 @@ def _ut_options(arrays, config, case):
         "camera_model": case["camera_model"],
         "distortion": _distortion(arrays, case["distortion"]),
         "rolling_shutter": shutter,
-        "viewmats_rs": arrays["viewmats_end"] if moving else None,
+        "viewmats_rs": _posed(arrays["viewmats_end"]) if moving else None,
         "ut_params": UnscentedTransformParameters(**config["ut_params"]),
         "with_ut": True,
         "antialiased": True,
@@ -115,10 +144,10 @@ def _loss(projected, wide, counted):
     return total, (fields, projected.visible, projected.radii)
 
 
-def _compare(golden, prefix, counted, names, result, gradients, mean_tolerance=2e-7):
+def _compare(golden, prefix, counted, names, result, gradients):
     total, (fields, visible, radii) = result
     for name, got in fields.items():
-        tolerance = mean_tolerance if name == "means2d" else 3e-7
+        tolerance = 2e-7 if name == "means2d" else 3e-7
         expected = golden[prefix + name][counted]
         np.testing.assert_allclose(
             got[counted], expected, rtol=tolerance, atol=tolerance, err_msg=name
@@ -159,24 +188,23 @@ def test_unscented_projection_and_its_gradients(golden_ut):
     counted = golden[case + "_stable"]
     names = ("means", "quats", "scales")
     with jax.enable_x64(True):
-        options = _ut_options(wide, config, case)
+        options, viewmats = _ut_options(wide, config, case), _posed(wide["viewmats"])
 
         def loss(*splats):
-            projected = _project(
-                wide, config, splats, wide["opacities"], wide["viewmats"], **options
-            )
+            projected = _project(wide, config, splats, wide["opacities"], viewmats, **options)
             return _loss(projected, wide, counted)
 
         function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
         result, gradients = function(*(wide[name] for name in names))
-        # Weights near -100 cancel in the golden means.
-        _compare(golden, case + "_", counted, names, result, gradients, mean_tolerance=3e-6)
+        _compare(golden, case + "_", counted, names, result, gradients)
 
 
 def test_unscented_projection_in_float32_is_as_exact_as_stated(golden_ut):
     folder, case = golden_ut
     golden, _, config = _load(folder)
     options = _ut_options(golden, config, case)
+    if options["viewmats_rs"] is not None:
+        options["viewmats_rs"] = golden["viewmats_end"]
 
     @jax.jit
     def fields(*splats):
