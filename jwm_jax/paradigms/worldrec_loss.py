@@ -57,7 +57,7 @@ def mean_loss(
         groups *= sizes[name]
     _check_divides(batch, groups, sizes[axis] if axis else 1)
 
-    def on_device(params: Any, batch: Batch) -> Loss:
+    def on_device(params: Any, batch: Batch) -> Any:
         result = local_loss(model, weights, slots, axis, params, batch)
         return jax.tree.map(lambda x: x[None] / groups, result)
 
