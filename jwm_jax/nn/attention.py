@@ -13,13 +13,16 @@ softmax(q k^T / sqrt(d)) v with the softmax in float32. The implementation is ch
 Which queries see which keys is said in `masks`.
 """
 
-from functools import partial
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from jwm_jax.nn.attention_blockwise import blockwise_attention
+from jwm_jax.nn.attention_cudnn import cudnn_attention, cudnn_takes
+from jwm_jax.nn.attention_splash import splash_attention, splash_takes
 from jwm_jax.nn.masks import (
     FrameMask,
     Full,
@@ -35,6 +38,11 @@ Implementation = Literal["auto", "xla", "blockwise", "cudnn", "splash"]
 Heads = Float[jax.Array, "b t heads d"]
 Queries = Float[jax.Array, "b q heads d"]
 Keys = Float[jax.Array, "b k heads d"]
+Rectangle = Callable[..., Queries]
+Attention = Callable[[Queries, Keys, Keys, Mask], Queries]
+
+BLOCKWISE_FROM = 2048**2
+"""Queries times keys from which `auto` computes blockwise where no kernel fits."""
 
 
 def attention(
@@ -67,15 +75,46 @@ def attention(
         return _pad(out, mask.tokens, mask.valid)
     if isinstance(mask, FrameMask):
         frame_tokens(mask.matrix, queries.shape[1], keys.shape[1])
-    return _xla(queries, keys, values, mask)
+    if implementation != "auto":
+        return IMPLEMENTATIONS[implementation](queries, keys, values, mask)
+    logits = queries.shape[1] * keys.shape[1]
+    default = IMPLEMENTATIONS["blockwise" if logits >= BLOCKWISE_FROM else "xla"]
+    kernels = {}
+    if cudnn_takes(queries):
+        kernels["cuda"] = IMPLEMENTATIONS["cudnn"]
+    if splash_takes(queries, keys):
+        kernels["tpu"] = IMPLEMENTATIONS["splash"]
+    if not kernels:
+        return default(queries, keys, values, mask)
+    return jax.lax.platform_dependent(queries, keys, values, mask, **kernels, default=default)
 
 
-def _xla(queries: Queries, keys: Keys, values: Keys, mask: Mask) -> Queries:
-    attend = partial(jax.nn.dot_product_attention, implementation="xla")
-    if isinstance(mask, FrameMask):
-        return attend_rectangles(attend, queries, keys, values, mask.matrix)
-    lengths = jnp.broadcast_to(key_lengths(mask, keys.shape[1]), queries.shape[:1])
-    return attend(queries, keys, values, key_value_seq_lengths=lengths)
+def _by_rectangles(attend: Rectangle) -> Attention:
+    """Attention under any mask by one that knows key lengths at most."""
+
+    def masked(queries: Queries, keys: Keys, values: Keys, mask: Mask) -> Queries:
+        if isinstance(mask, FrameMask):
+            return attend_rectangles(attend, queries, keys, values, mask.matrix)
+        lengths = jnp.broadcast_to(key_lengths(mask, keys.shape[1]), queries.shape[:1])
+        return attend(queries, keys, values, lengths)
+
+    return masked
+
+
+def _xla(
+    queries: Queries, keys: Keys, values: Keys, lengths: Int[jax.Array, "b"] | None = None
+) -> Queries:
+    return jax.nn.dot_product_attention(
+        queries, keys, values, key_value_seq_lengths=lengths, implementation="xla"
+    )
+
+
+IMPLEMENTATIONS: dict[str, Attention] = {
+    "xla": _by_rectangles(_xla),
+    "blockwise": blockwise_attention,
+    "cudnn": _by_rectangles(cudnn_attention),
+    "splash": _by_rectangles(splash_attention),
+}
 
 
 def _strip(x: Heads, tokens: int, valid: int) -> Heads:

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 Frames = tuple[int, ...]
-Heads = Float[jax.Array, "b t heads d"]
+Queries = Float[jax.Array, "b q heads d"]
+Keys = Float[jax.Array, "b k heads d"]
 
 
 def rectangles(
@@ -33,12 +34,12 @@ def rectangles(
 
 
 def attend_rectangles(
-    attend: Callable[[Heads, Heads, Heads], Heads],
-    queries: Heads,
-    keys: Heads,
-    values: Heads,
+    attend: Callable[[Queries, Keys, Keys], Queries],
+    queries: Queries,
+    keys: Keys,
+    values: Keys,
     matrix: Bool[np.ndarray, "query_frames key_frames"],
-) -> Heads:
+) -> Queries:
     """Attention under a mask over frames by calls of an attention without a mask.
 
     Args:
