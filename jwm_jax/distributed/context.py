@@ -14,6 +14,7 @@ batch and heads too, because kernels are opaque to the partitioner. Outside a me
 axes the arrays do not use, these functions are plain attention.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -22,9 +23,10 @@ import jax
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Float
 
+from jwm_jax.distributed.ring import ring_attention
 from jwm_jax.distributed.rules import spec_for
 from jwm_jax.nn.attention import Implementation, attention
-from jwm_jax.nn.masks import Full, Mask
+from jwm_jax.nn.masks import Full, KeyLengths, Mask, Padded
 
 Framed = Float[jax.Array, "b f s heads d"]
 FramedKeys = Float[jax.Array, "b kf s heads d"]
@@ -46,15 +48,20 @@ def framed_attention(
         queries: [batch, frames, tokens, heads, head_dim].
         keys: [batch, frames of keys, tokens, heads, head_dim], the same tokens a frame.
         values: as the keys.
-        mask: over these frames; `KeyLengths` counts tokens and cannot be split, use `FrameLengths`.
+        mask: over these frames; `FrameLengths` instead of `KeyLengths`.
         implementation: as for `attention`; the ring computes blockwise in XLA whatever it says.
 
     Returns:
         As the queries, laid out as they are.
 
     Raises:
-        ValueError: when the context axis does not divide the tokens of a frame.
+        ValueError: for `KeyLengths`, or when the context axis does not divide a frame's tokens.
     """
+    if isinstance(mask.mask if isinstance(mask, Padded) else mask, KeyLengths):
+        raise ValueError(
+            "KeyLengths counts tokens, which are split over devices; use FrameLengths, which "
+            "counts frames."
+        )
     sizes = _automatic_axes()
     flat = partial(_flat_attention, implementation=implementation)
     if all(size == 1 for size in sizes.values()):
@@ -66,13 +73,13 @@ def framed_attention(
             f"axis {AXIS}; pad them to a multiple of {ways} and say so with Padded."
         )
     spec = spec_for(LAYOUT, queries.shape, sizes)
-    local_heads = queries.shape[3] // _ways(spec[3], sizes)
+    local_heads = queries.shape[3] // math.prod(sizes[name] for name in _names(spec[3]))
     if ways == 1:
         pattern = flat
     elif local_heads % ways == 0:
         pattern = partial(_ulysses, flat)
     else:
-        raise NotImplementedError
+        pattern = partial(ring_attention, axis=AXIS, ways=ways)
     return _on_mesh(pattern, (queries, keys, values), (spec,) * 3, mask, sizes)
 
 
@@ -131,8 +138,14 @@ def _on_mesh(
     mask: Mask,
     sizes: dict[str, int],
 ) -> jax.Array:
-    """Run a pattern on each device's part; lengths of the batch's rows are split with them."""
+    """Run a pattern on each device's part; lengths of the batch's rows are split with them.
+
+    Axes of size 1 are named with the batch: an input that leaves an axis out is taken as replicated
+    along it, and its gradient would be summed over it.
+    """
     rows = specs[0][0]
+    single = tuple(name for name, size in sizes.items() if size == 1)
+    specs = [PartitionSpec((*_names(spec[0]), *single), *spec[1:]) for spec in specs]
 
     def of_lengths(lengths: Any) -> PartitionSpec:
         return PartitionSpec(rows) if getattr(lengths, "ndim", 0) else PartitionSpec()
@@ -154,9 +167,6 @@ def _automatic_axes() -> dict[str, int]:
     return {name: size for name, size, kind in axes if kind == AxisType.Auto}
 
 
-def _ways(entry: Any, sizes: dict[str, int]) -> int:
-    names = entry if isinstance(entry, tuple) else () if entry is None else (entry,)
-    count = 1
-    for name in names:
-        count *= sizes[name]
-    return count
+def _names(entry: Any) -> tuple[str, ...]:
+    """Mesh axes of one entry of a partition spec."""
+    return entry if isinstance(entry, tuple) else () if entry is None else (entry,)

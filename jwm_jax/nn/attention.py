@@ -36,6 +36,7 @@ from jwm_jax.nn.rectangles import attend_rectangles
 
 Implementation = Literal["auto", "xla", "blockwise", "cudnn", "splash"]
 Heads = Float[jax.Array, "b t heads d"]
+Padding = Float[jax.Array, "b padded heads d"]
 Queries = Float[jax.Array, "b q heads d"]
 Keys = Float[jax.Array, "b k heads d"]
 Rectangle = Callable[..., Queries]
@@ -117,14 +118,14 @@ IMPLEMENTATIONS: dict[str, Attention] = {
 }
 
 
-def _strip(x: Heads, tokens: int, valid: int) -> Heads:
+def _strip(x: Padding, tokens: int, valid: int) -> Heads:
     frames = count_frames(x.shape[1], tokens)
     return x.reshape(x.shape[0], frames, tokens, *x.shape[2:])[:, :, :valid].reshape(
         x.shape[0], frames * valid, *x.shape[2:]
     )
 
 
-def _pad(x: Heads, tokens: int, valid: int) -> Heads:
+def _pad(x: Heads, tokens: int, valid: int) -> Padding:
     framed = x.reshape(x.shape[0], -1, valid, *x.shape[2:])
     padded = jnp.pad(framed, ((0, 0), (0, 0), (0, tokens - valid), (0, 0), (0, 0)))
     return padded.reshape(x.shape[0], -1, *x.shape[2:])

@@ -10,8 +10,8 @@ block's probabilities p = e^(s - L) again:
 
     D = sum out dout,   ds = p (dout v^T - D),   dq = ds k,   dk = ds^T q,   dv = p^T dout.
 
-No array of all logits exists. Blocks are whole frames, or equal parts of one; pairs of blocks that
-the mask hides are never visited, and pairs behind the last visible key are not visited at run time.
+No array of all logits exists. Blocks are frames that see the same, or equal parts of one. Pairs of
+blocks that the mask hides are never visited, nor at run time those behind the last visible key.
 Softmax and sums are float32 (float64 for float64 inputs).
 
 Source: FlashAttention-2 (arXiv 2307.08691), algorithms 1 and 2.
@@ -31,6 +31,8 @@ from jwm_jax.nn.masks import FrameMask, Mask, frame_tokens, key_lengths
 
 BLOCK = 512
 """Most tokens of a block."""
+FEWEST = 128
+"""Tokens below which a block takes in more frames than see the same, and hides logits instead."""
 
 HIDDEN = -1e30
 """Logit of what is not visible; finite, so that a row that has seen nothing yet stays a number."""
@@ -153,10 +155,22 @@ def make_plan(
     sizes = frame_tokens(matrix, queries, keys)
     tilings = []
     for axis, tokens in enumerate(sizes):
-        frames = matrix.shape[axis]
-        group = min(max(block // tokens, 1), frames)
-        tilings.append(Tiling(frames, tokens, group, -(-tokens // block)))
+        most = max(block // tokens, 1)
+        group = _largest_divisor(_repeats(matrix if axis == 0 else matrix.T), most)
+        if group * tokens < min(FEWEST, block) or matrix.all():
+            group = min(most, matrix.shape[axis])
+        tilings.append(Tiling(matrix.shape[axis], tokens, group, -(-tokens // block)))
     return Plan(*tilings, np.packbits(matrix).tobytes())
+
+
+def _repeats(rows: Bool[np.ndarray, "rows columns"]) -> int:
+    """The largest number n such that rows come in runs of n equal ones: frames of a chunk."""
+    change = np.flatnonzero((rows[1:] != rows[:-1]).any(1)) + 1
+    return math.gcd(len(rows), *change.tolist())
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    return max(n for n in range(1, min(number, most) + 1) if number % n == 0)
 
 
 @lru_cache(maxsize=64)

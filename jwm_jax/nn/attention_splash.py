@@ -4,8 +4,6 @@ The kernel wants sequences in whole blocks. They are filled up, and what is not 
 behind `lengths` alike, belongs to another segment than the queries, so that it is not seen.
 """
 
-from functools import lru_cache
-
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
@@ -55,7 +53,6 @@ def splash_attention(
     return out[:, :, : queries.shape[1]].swapaxes(1, 2)
 
 
-@lru_cache(maxsize=64)
 def _kernel(heads: int, queries: int, keys: int, q_block: int, k_block: int):
     mask = splash.MultiHeadMask([splash.FullMask((queries, keys))] * heads)
     sizes = splash.BlockSizes(
@@ -68,8 +65,7 @@ def _kernel(heads: int, queries: int, keys: int, q_block: int, k_block: int):
         block_q_dq=q_block,
         block_kv_dq=k_block,
     )
-    with jax.ensure_compile_time_eval():
-        return splash.make_splash_mha_single_device(mask, block_sizes=sizes)
+    return splash.make_splash_mha_single_device(mask, block_sizes=sizes)
 
 
 def _blocks(length: int) -> tuple[int, int]:
