@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jwm_jax.nn.attention import attention
+from jwm_jax.nn.masks import FrameLengths
 from jwm_jax.nn.rotary import rotate, rotation_angles
 
 Heads = Float[jax.Array, "n f s heads d"]
@@ -141,12 +142,11 @@ class Cached:
             past: (rotated keys, values, visible, position) of one layer, from `cache.read_cache`.
         """
         past_keys, past_values, visible, position = past
-        tokens = queries.shape[2]
         angles = rotation_angles(position[None], *grid, queries.shape[-1])
-        keys = jnp.concatenate([past_keys, rotate(keys, angles)], axis=1)
-        values = jnp.concatenate([past_values, values], axis=1)
-        visible = jnp.repeat(jnp.append(visible, True), tokens)[None]
-        out = attention(_flat(rotate(queries, angles)), _flat(keys), _flat(values), visible)
+        keys = jnp.concatenate([rotate(keys, angles), past_keys], axis=1)
+        values = jnp.concatenate([values, past_values], axis=1)
+        seen = FrameLengths(keys.shape[1], 1 + visible.sum())
+        out = attention(_flat(rotate(queries, angles)), _flat(keys), _flat(values), seen)
         return out.reshape(queries.shape)
 
 

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jwm_jax.nn.attention import attention
 from jwm_jax.nn.rotary import rotate, rotation_angles
 from jwm_jax.worldgen.cache import empty_cache, read_cache, write_cache
 from jwm_jax.worldgen.config import WorldGenConfig
@@ -38,7 +37,8 @@ def test_rectangular_calls_equal_one_dense_masked_call(window, sink):
     angles = rotation_angles(index, *GRID, HEAD_DIM)
     mask = jnp.asarray(teacher_forcing_mask(frames, tokens, window, sink))
     flat = (rotate(q, angles), rotate(k, angles), v)
-    dense = attention(*(a.reshape(2, -1, 2, HEAD_DIM) for a in flat), mask)
+    flat = (a.reshape(2, -1, 2, HEAD_DIM) for a in flat)
+    dense = jax.nn.dot_product_attention(*flat, mask=mask[None, None])
     blocks = TeacherForced(frames, window, sink)(q, k, v, GRID)
     np.testing.assert_allclose(blocks, dense.reshape(shape), atol=1e-5)
 
