@@ -25,7 +25,7 @@ from jwm_jax.training.loop import fit
 from jwm_jax.training.optimizer import OptimizerConfig
 from jwm_jax.worldgen import CodecConfig, VideoCodec, WorldGen, WorldGenConfig
 from jwm_jax.worldgen.codec_network import CodecNetwork
-from jwm_jax.worldgen.forward import init_params
+from jwm_jax.worldgen.transformer import init_params
 from jwm_jax.worldrec import WorldRec
 
 FRAMES, HEIGHT, WIDTH = 13, 16, 32
@@ -182,7 +182,9 @@ def test_both_stages_train_and_the_second_starts_from_the_first(folder, tmp_path
         WorldGen.from_pretrained(tmp_path / "first" / "model").params
     )
     trained = jax.device_get(result.state.params)
-    np.testing.assert_allclose(started["head"]["bias"], trained["head"]["bias"], atol=1e-3)
+    np.testing.assert_allclose(
+        started["head"]["out"]["bias"], trained["head"]["out"]["bias"], atol=1e-3
+    )
     result = fit(second, second.task(), tmp_path / "second", devices=one, quiet=True)
     rows = [json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").open()]
     losses = [row["loss"] for row in rows if "loss" in row]
