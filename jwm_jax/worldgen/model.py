@@ -22,6 +22,7 @@ from jwm_jax.checkpoint.model_dir import (
 from jwm_jax.errors import UsageError
 from jwm_jax.scene.cameras import Camera, Rig
 from jwm_jax.scene.pytree import Array
+from jwm_jax.worldgen import wan
 from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.conditions import (
     RAY_CHANNELS,
@@ -51,22 +52,30 @@ class WorldGen:
     codec: VideoCodec
 
     @classmethod
-    def from_pretrained(cls, name_or_dir: str | Path = "tiny") -> "WorldGen":
-        """Loads shipped weights by size name, or a model directory, with its codec.
+    def from_pretrained(
+        cls, name_or_dir: str | Path = "tiny", codec: VideoCodec | None = None
+    ) -> "WorldGen":
+        """Loads shipped weights by size name, a model directory, or a file of Wan 2.1's.
 
-        The codec is the model directory's own folder ``codec`` if it has one, else the codec named
-        in its config.
+        Args:
+            name_or_dir: a size, a folder, or a .safetensors file as `wan.load` reads it.
+            codec: instead of the model's own, which is the folder ``codec`` in its directory if it
+                has one, else the codec named in its config.
 
         Raises:
-            UsageError: there is no such model.
+            UsageError: there is no such model, or it is a pickle.
             DataError: a file is missing or broken, or belongs to another kind or size of model.
         """
+        if Path(name_or_dir).suffix in (".safetensors", *wan.PICKLES):
+            config, params = wan.load(name_or_dir)
+            codec = codec or VideoCodec.from_pretrained(config.codec)
+            return cls(config, jax.tree.map(jnp.asarray, params), codec)
         folder = resolve_model(name_or_dir, "worldgen")
         config = load_config(folder, "worldgen", WorldGenConfig)
         params = load_params(folder, "worldgen")
         check_params(params, abstract_params(config), str(folder / "params.safetensors"))
         own = folder / "codec"
-        codec = VideoCodec.from_pretrained(own if own.is_dir() else config.codec)
+        codec = codec or VideoCodec.from_pretrained(own if own.is_dir() else config.codec)
         return cls(config, jax.tree.map(jnp.asarray, params), codec)
 
     @classmethod
