@@ -49,25 +49,23 @@ def run(options: Options) -> None:
 
     clip = trim_frames(load_clip(options.clip), options.frames)
     from jwm_jax.joint import JointWorldModel
-    from jwm_jax.joint.rollout import CHUNK
-
-    if not 1 <= options.seen <= clip.num_frames - CHUNK:
-        raise UsageError(
-            f"--seen {options.seen}: expected 1 to {clip.num_frames - CHUNK}, so that at least one "
-            f"chunk of {CHUNK} frames is left to generate."
-        )
     from jwm_jax.scene import Trajectory
     from jwm_jax.worldgen import WorldGen
     from jwm_jax.worldrec import WorldRec
 
-    world = JointWorldModel(
-        WorldRec.from_pretrained(options.rec), WorldGen.from_pretrained(options.gen)
-    )
-    spare = (clip.num_frames - options.seen) % CHUNK
+    gen = WorldGen.from_pretrained(options.gen)
+    chunk = gen.config.frames_per_chunk
+    if not 1 <= options.seen <= clip.num_frames - chunk:
+        raise UsageError(
+            f"--seen {options.seen}: expected 1 to {clip.num_frames - chunk}, so that at least one "
+            f"chunk of {chunk} frames is left to generate."
+        )
+    world = JointWorldModel(WorldRec.from_pretrained(options.rec), gen)
+    spare = (clip.num_frames - options.seen) % chunk
     ahead = slice(options.seen, clip.num_frames - spare)
     trajectory = Trajectory(clip.times[ahead, 0], clip.world_from_ego[ahead])
     if spare:
-        print(f"Leaving out the last {spare} frames: the video model generates {CHUNK} at a time.")
+        print(f"Leaving out the last {spare} frames: the video model generates {chunk} at a time.")
     print(f"Generating {trajectory.num_frames} frames of {clip.name}", flush=True)
     rollout = world.rollout(
         clip.select(slice(0, options.seen)),

@@ -7,12 +7,12 @@ WorldRec reconstructs the key frame as a clip of one instant. Of its Gaussians t
 - agree with the scene's scale: the key frame's depth is multiplied by the median ratio of the
   scene's depth to its own over pixels both know.
 
-They are marked with confidence 0.5 and written behind the scene's own, into room made before.
+They are marked with confidence 0.5 and written one after another behind the scene's own, into room
+made before; its size does not depend on the horizon, and what does not fit is left out and counted.
 """
 
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -63,12 +63,12 @@ def extend_scene(
     time: float,
     tracks: Tracks | None,
     row: int,
-) -> tuple[Scene, int]:
+) -> tuple[Scene, int, int]:
     """Adds what a generated key frame shows in the scene's holes.
 
     Args:
         rec: Reconstructs the key frame.
-        scene: With room for the key frame's Gaussians from `row` on.
+        scene: With room for Gaussians from `row` on.
         frames: Generated pictures of all views.
         cameras: Where they were "taken", world frame, one a view.
         world_from_ego: The ego pose at that instant.
@@ -77,7 +77,7 @@ def extend_scene(
         row: First row of the scene's buffer to write.
 
     Returns:
-        The extended scene and how many Gaussians were added.
+        The extended scene, how many Gaussians were added, and how many did not fit.
     """
     clip = _instant(frames, cameras, world_from_ego, time, tracks)
     found = rec(clip)
@@ -93,8 +93,9 @@ def extend_scene(
         Scene(addition, found.tracks, start=found.start, tau=found.tau), camera, known.alpha
     )
     addition = _to_world(addition, world_from_ego, time - scene.start, keep)
+    found, fit = int(keep.sum()), scene.gaussians.capacity - row
     gaussians = _written(scene.gaussians, addition, row)
-    return replace(scene, gaussians=gaussians), int(keep.sum())
+    return replace(scene, gaussians=gaussians), min(found, fit), max(found - fit, 0)
 
 
 def _instant(frames, cameras, world_from_ego, time, tracks) -> Clip:
@@ -163,8 +164,12 @@ def _to_world(gaussians: Gaussians, world_from_ego, seconds: float, keep) -> Gau
 
 
 def _written(old: Gaussians, new: Gaussians, row: int) -> Gaussians:
+    """The unmasked ones of `new`, side by side from `row` on; none beyond the end."""
+    place = row + jnp.cumsum(new.mask) - 1
+    place = jnp.where(new.mask, place, old.capacity)
+
     def write(a, b):
-        return jax.lax.dynamic_update_slice_in_dim(jnp.asarray(a), b.astype(a.dtype), row, axis=0)
+        return jnp.asarray(a).at[place].set(b.astype(a.dtype), mode="drop")
 
     fields = {
         n: None if getattr(old, n) is None else write(getattr(old, n), getattr(new, n))

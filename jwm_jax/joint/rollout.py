@@ -3,7 +3,8 @@
     scene --render at the next poses--> prior --+
     trajectory, boxes --draw--> layout ---------+--> WorldGen chunk --> frames --key frames--> scene
 
-One chunk is one latent frame: four video frames at the clip's rate.
+One chunk is what the generator makes at once: four video frames, at the clip's rate, for each of
+its latent frames.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float, UInt8
 
 from jwm_jax.errors import DataError
@@ -33,9 +35,6 @@ from jwm_jax.worldgen import Conditions, WorldGen
 from jwm_jax.worldgen.conditions import known_style
 from jwm_jax.worldrec import WorldRec, measured_depth
 
-CHUNK = 4
-"""Video frames of a chunk."""
-
 
 @dataclass(frozen=True)
 class Rollout:
@@ -48,8 +47,9 @@ class Rollout:
         prior_alpha: Its validity as bytes [F, V, H, W], or None.
         layout: What the generator was told about boxes and lanes, same shape, or None.
         scene: The scene at the end, key frames included, or None without a prior.
-        metrics: Seconds spent, holes, key frames, and (splat, tile) pairs that did not fit into the
-            rasterizer's capacity ("overflow"); everything JSON can hold.
+        metrics: Seconds spent, holes, key frames with the Gaussians they added and those that did
+            not fit ("left_out"), and (splat, tile) pairs that did not fit into the rasterizer's
+            capacity ("overflow"); everything JSON can hold.
     """
 
     frames: UInt8[np.ndarray, "f v h w 3"]
@@ -87,8 +87,7 @@ class Rollout:
 
 def side_by_side(frames: UInt8[np.ndarray, "f v h w 3"]) -> UInt8[np.ndarray, "f h vw 3"]:
     """All views of each frame in one wide picture."""
-    f, v, h, w, _ = frames.shape
-    return frames.transpose(0, 2, 1, 3, 4).reshape(f, h, v * w, 3)
+    return rearrange(frames, "f v h w c -> f h (v w) c")
 
 
 @dataclass(frozen=True)
@@ -115,6 +114,7 @@ class JointWorldModel:
         scene: Scene | None = None,
         key_frame_every: int = 0,
         key_frame_holes: float = 0.1,
+        key_frame_room: int = 4,
     ) -> Rollout:
         """Generate the clip's future along a trajectory.
 
@@ -125,7 +125,7 @@ class JointWorldModel:
         Args:
             clip: What was seen so far, at least one instant.
             trajectory: Ego poses of the frames to come, in the clip's world frame and on its clock;
-                trimmed to whole chunks of four.
+                trimmed to whole chunks.
             seed: Of the noise.
             steps: Denoising steps a chunk.
             use_prior: Whether the scene conditions the generator.
@@ -136,15 +136,18 @@ class JointWorldModel:
             key_frame_every: Feed the last frame of every n-th chunk back into the scene; 0 never.
             key_frame_holes: Do so only where at least this share of the prior below the horizon
                 was open.
+            key_frame_room: Room for key frames in the scene, as a multiple of what WorldRec makes
+                of one; whatever the horizon, so that programs are compiled once.
 
         Raises:
-            DataError: The trajectory has fewer than four frames.
+            DataError: The trajectory has fewer frames than a chunk.
         """
-        chunks = trajectory.num_frames // CHUNK
+        chunk_frames = self.gen.config.frames_per_chunk
+        chunks = trajectory.num_frames // chunk_frames
         if chunks == 0:
             raise DataError(
                 f"rollout: the trajectory has {trajectory.num_frames} frames; one chunk needs "
-                f"{CHUNK}."
+                f"{chunk_frames}."
             )
         lens = clip.cameras[0]
         clip = clip.resized(*self.gen.config.picture_size(lens.height, lens.width))
@@ -167,7 +170,7 @@ class JointWorldModel:
             row = scene.gaussians.capacity
             size = self.rec.config.picture_size(*clip.images.shape[2:4])
             per_key_frame = self.rec.config.capacity(clip.num_views, *size)
-            scene = with_room(scene, per_key_frame * (chunks // key_frame_every))
+            scene = with_room(scene, per_key_frame * key_frame_room)
 
         style = known_style(self.gen.config, clip.style)
         here = rig.cameras_at(clip.world_from_ego[-1:])
@@ -178,7 +181,7 @@ class JointWorldModel:
         motion = _motion(clip, trajectory)
         parts: dict[str, list] = {"frames": [], "prior": [], "alpha": [], "layout": []}
         for chunk in range(chunks):
-            index = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+            index = slice(chunk * chunk_frames, (chunk + 1) * chunk_frames)
             cameras = rig.cameras_at(np.asarray(trajectory.world_from_ego[index], np.float64))
             times = np.asarray(trajectory.times[index])
             layout = _layout(cameras, tracks, clip.map, times)
@@ -207,8 +210,8 @@ class JointWorldModel:
             due = use_prior and key_frame_every and (chunk + 1) % key_frame_every == 0
             if due and 1 - alpha[:, -1, alpha.shape[2] // 2 :].mean() >= key_frame_holes:
                 start = clock.perf_counter()
-                last = tuple(c.at(CHUNK - 1) for c in cameras)
-                scene, count = extend_scene(
+                last = tuple(c.at(chunk_frames - 1) for c in cameras)
+                scene, count, unfit = extend_scene(
                     self.rec,
                     scene,
                     frames[:, -1],
@@ -218,21 +221,21 @@ class JointWorldModel:
                     things,
                     row,
                 )
-                row += per_key_frame
-                added.append({"chunk": chunk, "gaussians": count})
+                row += count
+                added.append({"chunk": chunk, "gaussians": count, "left_out": unfit})
                 seconds["feedback"].append(clock.perf_counter() - start)
 
         stack = {k: _frames_first(v) for k, v in parts.items() if v}
         alphas = stack.get("alpha")
         return Rollout(
             frames=stack["frames"],
-            times=np.asarray(trajectory.times[: chunks * CHUNK], np.float64),
+            times=np.asarray(trajectory.times[: chunks * chunk_frames], np.float64),
             prior=_bytes(stack["prior"]) if use_prior else None,
             prior_alpha=_bytes(alphas) if use_prior else None,
             layout=stack.get("layout"),
             scene=scene if use_prior else None,
             metrics={
-                "frames": chunks * CHUNK,
+                "frames": chunks * chunk_frames,
                 "views": clip.num_views,
                 "steps": steps,
                 "seed": seed,
@@ -285,7 +288,7 @@ def things_of(scene: Scene, tracks: Tracks) -> Tracks:
 
 
 def _prior(scene: Scene, cameras: tuple[Camera, ...], times) -> tuple[np.ndarray, np.ndarray, int]:
-    """Prior pictures [V, 4, H, W, 3], their alpha [V, 4, H, W], and pairs that did not fit."""
+    """Prior pictures [V, T, H, W, 3], their alpha [V, T, H, W], and pairs that did not fit."""
     when = (times - scene.start).astype(np.float32)
     drawn = [render_prior(scene, camera, when) for camera in cameras]
     left_out = sum(int(p.overflow.sum()) for p in drawn)
@@ -297,5 +300,5 @@ def _bytes(pictures: np.ndarray) -> np.ndarray:
 
 
 def _frames_first(chunks: list[np.ndarray]) -> np.ndarray:
-    """[V, 4, ...] chunks to [F, V, ...]."""
+    """[V, T, ...] chunks to [F, V, ...]."""
     return np.concatenate([np.asarray(c).swapaxes(0, 1) for c in chunks])

@@ -57,10 +57,10 @@ def rotation_angles(
 
 
 def rotate(
-    inputs: Float[jax.Array, "*b f s heads d"], angles: Float[jax.Array, "f s pairs"]
+    inputs: Float[jax.Array, "*b f s heads d"], angles: Float[jax.Array, "*c f s pairs"]
 ) -> Float[jax.Array, "*b f s heads d"]:
     """Turns the pairs of queries or keys by `rotation_angles`; computed in float32."""
-    cosine, sine = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    cosine, sine = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
     first, second = jnp.split(inputs.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate(
         [first * cosine - second * sine, first * sine + second * cosine], axis=-1

@@ -118,6 +118,7 @@ class LatentSet:
             ego_valid=known,
             style=np.array(self.style[example])[None],
             rays=np.array(self.rays[example])[None],
+            guidance=np.ones(1, np.float32),
         )
         return cut("latents"), conditions
 

@@ -37,7 +37,6 @@ def bidirectional_loss(
     conditions: LatentConditions,
     key: jax.Array,
     dropout: Mapping[str, float],
-    dtype: Any = jnp.float32,
 ) -> tuple[Float[jax.Array, ""], dict[str, jax.Array]]:
     """Flow loss of whole clips.
 
@@ -49,7 +48,6 @@ def bidirectional_loss(
         conditions: of the same frames.
         key: typed PRNG key.
         dropout: probability of hiding each condition.
-        dtype: compute type.
 
     Returns:
         The loss and the metrics of `x0_loss`.
@@ -60,7 +58,7 @@ def bidirectional_loss(
     sigma = logit_normal_sigma(key_sigma, (batch, 1), noise.sigma_mean, noise.sigma_deviation)
     sigma = jnp.broadcast_to(sigma, (batch, frames)).at[:, 0].set(0.0)
     noisy = add_noise(latents, jax.random.normal(key_noise, latents.shape), sigma)
-    predicted = predict_clip(config, params, noisy, sigma, conditions, dtype)[:, :, 1:]
+    predicted = predict_clip(config, params, noisy, sigma, conditions).x0[:, :, 1:]
     target = latents[:, :, 1:]
     base = jnp.broadcast_to(latents[:, :, :1], target.shape)
     return x0_loss(predicted, target, x0_weight(sigma[:, 1:]), base)
@@ -85,5 +83,5 @@ class PretrainTask(WorldGenTask):
         latents, conditions = batch
         config = self.config
         return bidirectional_loss(
-            config.model, config.noise, params, latents, conditions, key, dropout, self.dtype
+            config.model, config.noise, params, latents, conditions, key, dropout
         )

@@ -1,8 +1,8 @@
-"""Teacher forcing: every frame of a clip from its noisy self and the true frames before it, at
+"""Teacher forcing: every chunk of a clip from its noisy self and the true frames before it, at
 once.
 
-Noisy frame i sees what a session sees when it generates frame i (`worldgen.masks`), so the trained
-model runs causally with a cache. Each noisy frame draws its own sigma; the loss is
+Noisy chunk i sees what a session sees when it generates chunk i (`worldgen.masks`), so the trained
+model runs causally with a cache. Each noisy chunk draws its own sigma; the loss is
 
     |x0_hat - x0|^2 / max(sigma, 0.2)^2
 
@@ -42,7 +42,6 @@ def teacher_forcing_loss(
     key: jax.Array,
     dropout: Mapping[str, float],
     history: float,
-    dtype: Any = jnp.float32,
 ) -> tuple[Float[jax.Array, ""], dict[str, jax.Array]]:
     """Flow loss of frames 1..K given the frames before each.
 
@@ -55,7 +54,6 @@ def teacher_forcing_loss(
         key: typed PRNG key.
         dropout: probability of hiding each condition.
         history: largest standard deviation of the noise on the history.
-        dtype: compute type.
 
     Returns:
         The loss and the metrics of `x0_loss`.
@@ -68,10 +66,12 @@ def teacher_forcing_loss(
     disturbed = clean + level * jax.random.normal(key_history, clean.shape)
     clean = jnp.concatenate([clean[:, :, :1], disturbed[:, :, 1:]], axis=2)
     target = latents[:, :, 1:]
-    sigma = logit_normal_sigma(key_sigma, (batch, count), noise.sigma_mean, noise.sigma_deviation)
+    chunks = (batch, count // config.chunk)
+    sigma = logit_normal_sigma(key_sigma, chunks, noise.sigma_mean, noise.sigma_deviation)
+    sigma = jnp.repeat(sigma, config.chunk, axis=1)
     noisy = add_noise(target, jax.random.normal(key_noise, target.shape), sigma)
-    predicted = predict_teacher_forced(config, params, clean, noisy, sigma, conditions, dtype)
-    return x0_loss(predicted, target, x0_weight(sigma), clean)
+    predicted = predict_teacher_forced(config, params, clean, noisy, sigma, conditions)
+    return x0_loss(predicted.x0, target, x0_weight(sigma), clean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,6 @@ class TeacherForcingTask(WorldGenTask):
             key,
             dropout,
             history,
-            self.dtype,
         )
 
     def evaluate(self, params: Any) -> dict[str, float]:
@@ -136,7 +135,7 @@ class TeacherForcingTask(WorldGenTask):
         def run(params: Any, first: jax.Array, conditions: LatentConditions) -> jax.Array:
             key = jax.random.key(0)
             return rollout_latents(
-                config.model, params, first, conditions, key, config.rollout_steps, self.dtype
+                config.model, params, first, conditions, key, config.rollout_steps
             )
 
         return jax.jit(run)

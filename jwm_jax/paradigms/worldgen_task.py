@@ -22,8 +22,8 @@ from jwm_jax.training.task import Task
 from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.conditions import LatentConditions
 from jwm_jax.worldgen.config import SIZES, WorldGenConfig
-from jwm_jax.worldgen.forward import init_params
 from jwm_jax.worldgen.model import WorldGen
+from jwm_jax.worldgen.transformer import init_params
 
 DROPOUT = {"layout": 0.1, "prior": 0.15, "ego_motion": 0.1, "style": 0.1, "rays": 0.05}
 """Probability with which training hides each condition from a sample."""
@@ -72,6 +72,11 @@ class WorldGenExperiment(ExperimentConfig):
                 f"source.height {self.source.height} and model.height {self.model.height} must be "
                 "equal: the model is used at the picture height it was trained at."
             )
+        if (self.source.window - 1) % self.model.chunk:
+            raise UsageError(
+                f"source.window {self.source.window} must be 1 + a multiple of model.chunk "
+                f"{self.model.chunk}: the first latent frame is given, the others come in chunks."
+            )
 
 
 class WorldGenTask(Task):
@@ -104,15 +109,11 @@ class WorldGenTask(Task):
             self.prior_name,
         )
 
-    @property
-    def dtype(self) -> Any:
-        """float32 on a CPU, bfloat16 elsewhere."""
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-
     def nets(self, config: WorldGenExperiment) -> dict[str, Net]:
         """The generator, from ``init_from`` if it names any."""
         source = {"source": config.init_from, "kind": "worldgen"}
-        return {"model": Net(self.init, config.optimizer, **source)}
+        heads = {"heads": config.model.num_heads, "act_heads": config.model.num_heads}
+        return {"model": Net(self.init, config.optimizer, units=heads, **source)}
 
     def init(self, key: Any) -> Any:
         """Boxed parameters of the network."""

@@ -1,11 +1,11 @@
 """What a generated frame is conditioned on, in pixels as users give it and in latents as the model
 sees it.
 
-`Conditions` holds one chunk (four video frames) of pictures and numbers, everything optional.
-`LatentConditions` is its dense form over any number of latent frames: an absent condition is zeros
-with a zero mask (layout, prior, ego motion) or code 0 (style), so that one compiled function serves
-every combination, and training drops conditions with `drop_conditions` to make every combination
-known.
+`Conditions` holds one chunk of pictures and numbers, everything optional. `ChunkConditions` is its
+dense form: what is absent is zeros and says so, and so one compiled function serves every
+combination. `LatentConditions` is the same over any number of latent frames: an absent condition is
+zeros with a zero mask (layout, prior, ego motion) or code 0 (style), and training drops conditions
+with `drop_conditions` to make every combination known.
 
 A prior picture has holes (alpha 0). They are filled from the last frame already known, because a
 black hole would bleed through the codec into the latents around it, and the mask is pooled to
@@ -18,7 +18,8 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, Num
+from einops import reduce
+from jaxtyping import Bool, Float, Int, Num
 
 from jwm_jax.scene.cameras import Camera, Rig
 from jwm_jax.scene.pytree import Array, pytree_dataclass
@@ -29,23 +30,49 @@ RAY_CHANNELS = 6
 
 @pytree_dataclass
 class Conditions:
-    """Conditions of one chunk; each optional. A leading batch axis is there if the session has one.
+    """Conditions of one chunk of T video frames (``config.frames_per_chunk``; four a latent frame);
+    each optional. A leading batch axis is there if the session has one.
 
     Attributes:
-        layout: layout frames [(B), V, 4, H, W, 3], uint8 or in [0, 1]: boxes and lanes on black. At
+        layout: layout frames [(B), V, T, H, W, 3], uint8 or in [0, 1]: boxes and lanes on black. At
             the start of a session one frame, [(B), V, 1, H, W, 3].
-        prior: rendered frames [(B), V, 4, H, W, 3], uint8 or in [0, 1].
-        prior_alpha: where the prior is valid, [(B), V, 4, H, W] in [0, 1]; None means everywhere.
-        ego_motion: [(B), 4, 4]: for each video frame (dx m, dy m, dyaw rad, v m/s) from the frame
+        prior: rendered frames [(B), V, T, H, W, 3], uint8 or in [0, 1].
+        prior_alpha: where the prior is valid, [(B), V, T, H, W] in [0, 1]; None means everywhere.
+        ego_motion: [(B), T, 4]: for each video frame (dx m, dy m, dyaw rad, v m/s) from the frame
             before it, in the ego frame of the frame before it.
         style: codes int32 [(B), n] from `style_codes`, or a mapping such as {"weather": "rain"}.
     """
 
     layout: Num[Array, "*b f height width 3"] | None = None
-    prior: Num[Array, "*b 4 height width 3"] | None = None
-    prior_alpha: Float[Array, "*b 4 height width"] | None = None
-    ego_motion: Float[Array, "*m 4 4"] | None = None
+    prior: Num[Array, "*b f height width 3"] | None = None
+    prior_alpha: Float[Array, "*b f height width"] | None = None
+    ego_motion: Float[Array, "*m t 4"] | None = None
     style: Int[Array, "*s n"] | Mapping[str, str] | None = None
+
+
+@pytree_dataclass
+class ChunkConditions:
+    """`Conditions` with nothing absent: zeros instead, and whether they mean anything.
+
+    Attributes:
+        layout: [B, V, T, H, W, 3] in [0, 1].
+        has_layout: scalar.
+        prior: [B, V, T, H, W, 3] in [0, 1].
+        prior_alpha: [B, V, T, H, W].
+        has_prior: scalar.
+        ego_motion: [B, T, 4].
+        has_motion: scalar.
+        style: codes [B, n].
+    """
+
+    layout: Float[Array, "b v f height width 3"]
+    has_layout: Bool[Array, ""]
+    prior: Float[Array, "b v t height width 3"]
+    prior_alpha: Float[Array, "b v t height width"]
+    has_prior: Bool[Array, ""]
+    ego_motion: Float[Array, "b t 4"]
+    has_motion: Bool[Array, ""]
+    style: Int[Array, "b n"]
 
 
 @pytree_dataclass
@@ -61,6 +88,7 @@ class LatentConditions:
         ego_valid: [B, F], 1 where the ego motion is known.
         style: codes [B, n]; 0 is unknown.
         rays: Plücker coordinates of the latent pixels in the ego frame [B, V, h, w, 6].
+        guidance: strength of guidance [B] that a network distilled with it imitates; 1 is none.
     """
 
     layout: Float[Array, "b v f h w c"]
@@ -71,6 +99,7 @@ class LatentConditions:
     ego_valid: Float[Array, "b f"]
     style: Int[Array, "b n"]
     rays: Float[Array, "b v h w 6"]
+    guidance: Float[Array, "b"]
 
     def frames(self, index: Sequence[int] | slice | Array) -> "LatentConditions":
         """The conditions of some latent frames."""
@@ -109,6 +138,7 @@ def no_conditions(
         ego_valid=jnp.zeros((batch, frames)),
         style=jnp.zeros((batch, len(config.styles)), jnp.int32),
         rays=jnp.zeros((batch, views, height, width, RAY_CHANNELS)) if rays is None else rays,
+        guidance=jnp.ones(batch),
     )
 
 
@@ -134,7 +164,8 @@ def drop_conditions(
         factor = keep[name].reshape(-1, *(1,) * (value.ndim - 1))
         return value * factor.astype(value.dtype)
 
-    return LatentConditions(
+    return replace(
+        conditions,
         layout=kept("layout", conditions.layout),
         layout_valid=kept("layout", conditions.layout_valid),
         prior=kept("prior", conditions.prior),
@@ -143,6 +174,35 @@ def drop_conditions(
         ego_valid=kept("ego_motion", conditions.ego_valid),
         style=kept("style", conditions.style),
         rays=kept("rays", conditions.rays),
+    )
+
+
+def densify(
+    config: WorldGenConfig, conditions: Conditions, shape: tuple[int, int, int, int, int]
+) -> ChunkConditions:
+    """Zeros for what is absent.
+
+    Args:
+        config: for the number of style codes.
+        conditions: with batch and view axes, pictures in [0, 1] and style codes.
+        shape: (B, V, T, H, W).
+    """
+    batch, frames = shape[0], shape[2]
+
+    def dense(value: Array | None, *size: int) -> Array:
+        return jnp.zeros(size) if value is None else value
+
+    has_prior, style = conditions.prior is not None, conditions.style
+    alpha = jnp.full(shape, 1.0 if has_prior else 0.0)
+    return ChunkConditions(
+        layout=dense(conditions.layout, *shape, 3),
+        has_layout=jnp.asarray(conditions.layout is not None),
+        prior=dense(conditions.prior, *shape, 3),
+        prior_alpha=alpha if conditions.prior_alpha is None else conditions.prior_alpha,
+        has_prior=jnp.asarray(has_prior),
+        ego_motion=dense(conditions.ego_motion, batch, frames, 4),
+        has_motion=jnp.asarray(conditions.ego_motion is not None),
+        style=jnp.zeros((batch, len(config.styles)), jnp.int32) if style is None else style,
     )
 
 
@@ -214,7 +274,5 @@ def pool_mask(
     alpha: Float[Array, "*b f height width"], height: int, width: int
 ) -> Float[Array, "*b h w 1"]:
     """Mean validity of each latent pixel over a chunk's frames and the pixel's area."""
-    lead = alpha.shape[:-2]
-    rows, columns = alpha.shape[-2] // height, alpha.shape[-1] // width
-    pooled = alpha.reshape(*lead, height, rows, width, columns).mean((-3, -1))
-    return pooled.mean(-3)[..., None]
+    pattern = "... f (h rows) (w columns) -> ... h w 1"
+    return reduce(alpha, pattern, "mean", h=height, w=width)

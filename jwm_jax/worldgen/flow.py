@@ -68,7 +68,9 @@ def euler_step(
 
 
 def guided(
-    unconditional: Float[jax.Array, "*b"], conditional: Float[jax.Array, "*b"], cfg_scale: float
+    unconditional: Float[jax.Array, "*b"],
+    conditional: Float[jax.Array, "*b"],
+    cfg_scale: float | Float[jax.Array, ""],
 ) -> Float[jax.Array, "*b"]:
     """Classifier-free guidance: uncond + s (cond - uncond)."""
     return unconditional + cfg_scale * (conditional - unconditional)

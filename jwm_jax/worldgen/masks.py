@@ -1,161 +1,330 @@
 """Which latent frames attend to which, as predicates and as the calls that carry them out.
 
-Time is cut into latent frames. A frame sees itself, the ``window`` frames before it and the first
-``sink`` frames. Teacher forcing runs two copies of a clip through the network at once, the clean
-frames 0..K-1 and the noisy frames 1..K:
+Time is cut into latent frames, and these into chunks that are generated together: the first
+``given`` frames are a chunk of their own (0: there is none), ``chunk`` frames each of the others. A
+chunk sees itself, the ``window`` frames before it and the first ``sink`` frames. Teacher forcing
+runs two copies of a clip through the network at once, which lie on an axis of their own: the clean
+frames 0..N-1 and the noisy frames given..given+N-1:
 
-    clean i  sees  clean j <= i        (in window or sink)
-    noisy i  sees  clean j <  i        (in window or sink) and itself; no other noisy frame
+    clean chunk i  sees  clean chunks j <= i        (in window or sink)
+    noisy chunk i  sees  clean chunks j <  i        (in window or sink) and itself; no other noisy
 
-so that noisy frame i sees exactly what a session sees when it generates frame i.
-`teacher_forcing_mask` is that predicate as a dense matrix, for tests; `TeacherForced` computes it
-as one small rectangular attention a frame, in which clean i and noisy i share a call because both
-see i + 1 frames.
+so that noisy chunk i sees exactly what a session sees when it generates chunk i.
+`teacher_forcing_mask` is that predicate as a dense matrix, for tests. `FromMemory` is the noisy
+half over keys and values that are already there. Each pattern rotates queries and keys, says by a
+matrix over frames who sees whom, and leaves the attention to `distributed.context`, which splits
+tokens over a mesh and computes no masked logit.
 
-Positions of the rotary embedding count from the start of what is visible: the sink sits right
-before the window even when the frames between them are forgotten. All patterns are static and
-hashable.
+Positions of the rotary embedding are frame indices or, with ``rebase``, count from the start of
+what is visible: the sink sits right before the window even when the frames between them are
+forgotten. All patterns are static and hashable.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
 
-from jwm_jax.nn.attention import attention
-from jwm_jax.nn.masks import FrameLengths
+from jwm_jax.distributed.context import framed_attention
+from jwm_jax.nn.masks import FrameBlocks, FrameLengths
 from jwm_jax.nn.rotary import rotate, rotation_angles
 
-Heads = Float[jax.Array, "n f s heads d"]
+Heads = Float[jax.Array, "n copies f s heads d"]
+Stored = Float[jax.Array, "n slots t heads k"]
+Past = tuple[Stored, Stored, Int[jax.Array, ""]]
+"""Unrotated keys and values of one layer, and how many frames have been written."""
 
 
-def is_visible(frame: int, past: int, window: int, sink: int) -> bool:
-    """Whether latent frame ``frame`` may see the clean latent frame ``past`` < ``frame``."""
-    return past < frame and (past < sink or frame - past <= window)
+@dataclass(frozen=True)
+class Sight:
+    """How far chunks see, and how their positions are counted.
+
+    Attributes:
+        chunk: latent frames of a chunk.
+        given: frames at the start that are a chunk of their own.
+        window: past frames seen besides the sink.
+        sink: first frames always seen.
+        rebase: whether positions count within what is visible.
+    """
+
+    chunk: int = 1
+    given: int = 1
+    window: int = 1
+    sink: int = 0
+    rebase: bool = True
+
+    def bounds(self, frame: int) -> tuple[int, int]:
+        """First and one past the last frame of the chunk that holds ``frame``."""
+        if frame < self.given:
+            return 0, self.given
+        start = frame - (frame - self.given) % self.chunk
+        return start, start + self.chunk
+
+    def chunks(self, frames: int) -> Iterator[tuple[int, int]]:
+        """Bounds of the chunks that begin before frame ``frames``."""
+        start = 0
+        while start < frames:
+            stop = self.bounds(start)[1]
+            yield start, stop
+            start = stop
+
+    def sees(self, frame: int, past: int) -> bool:
+        """Whether latent frame ``frame`` may see the clean latent frame ``past`` of another chunk
+        before its own."""
+        start = self.bounds(frame)[0]
+        return past < start and (past < self.sink or start - past <= self.window)
+
+    def moved_sink(self, start: int) -> int:
+        """Position of the sink's first frame as a chunk that begins at frame ``start``, and is at
+        position ``start``, sees it; 0 where the sink is at its own place."""
+        oldest = start - self.window
+        return oldest - self.sink if self.rebase and self.sink and oldest > self.sink else 0
+
+    def moved_sinks(self, frames: int) -> tuple[int, ...]:
+        """Positions other than its own at which chunks before frame ``frames`` see the sink."""
+        found = {self.moved_sink(start) for start, _ in self.chunks(frames)}
+        return tuple(sorted(found - {0}))
 
 
 def teacher_forcing_mask(
-    frames: int, tokens: int, window: int, sink: int
+    frames: int, tokens: int, sight: Sight
 ) -> Bool[np.ndarray, "queries keys"]:
-    """The dense predicate over [clean 0..K-1 | noisy 1..K].
+    """The dense predicate over [clean 0..N-1 | noisy given..given+N-1].
 
     Args:
-        frames: K.
+        frames: N.
         tokens: tokens of a latent frame.
-        window: past frames seen besides the sink.
-        sink: first frames always seen.
+        sight: chunks, window and sink.
 
     Returns:
-        [2 K tokens, 2 K tokens], True where the query (row) may see the key (column).
+        [2 N tokens, 2 N tokens], True where the query (row) may see the key (column).
     """
     noisy = np.repeat([False, True], frames)
-    index = [*range(frames), *range(1, frames + 1)]
+    index = [*range(frames), *range(sight.given, sight.given + frames)]
     mask = np.zeros((2 * frames, 2 * frames), bool)
     for q in range(2 * frames):
         for k in range(2 * frames):
-            past = not noisy[k] and is_visible(index[q], index[k], window, sink)
-            mask[q, k] = past or q == k
+            past = not noisy[k] and sight.sees(index[q], index[k])
+            own = noisy[q] == noisy[k] and sight.bounds(index[q]) == sight.bounds(index[k])
+            mask[q, k] = past or own
     return np.repeat(np.repeat(mask, tokens, 0), tokens, 1)
 
 
 @dataclass(frozen=True)
 class Bidirectional:
-    """Every frame sees every frame."""
+    """Every frame sees every frame.
 
+    Attributes:
+        attention: implementation, see `nn.attention`.
+    """
+
+    attention: str = "auto"
     returns_keys: bool = False
+    offsets: tuple[int, ...] = (0,)
 
     def __call__(
         self, queries: Heads, keys: Heads, values: Heads, grid: tuple[int, int], past: Any = None
     ) -> Heads:
-        """Attention of [n, frames, tokens, heads, d] over all frames and tokens of a clip."""
-        angles = rotation_angles(jnp.arange(queries.shape[1]), *grid, queries.shape[-1])
-        out = attention(_flat(rotate(queries, angles)), _flat(rotate(keys, angles)), _flat(values))
-        return out.reshape(queries.shape)
+        """Attention of [n, 1, frames, tokens, heads, d] over all frames and tokens of a clip."""
+        angles = rotation_angles(jnp.arange(queries.shape[2]), *grid, queries.shape[-1])
+        turned = (rotate(a[:, 0], angles) for a in (queries, keys))
+        return framed_attention(*turned, values[:, 0], implementation=self.attention)[:, None]
 
 
 @dataclass(frozen=True)
 class TeacherForced:
-    """The teacher-forcing predicate over frames [clean 0..K-1 | noisy 1..K].
+    """The teacher-forcing predicate over two copies of a clip, clean and noisy.
 
     Attributes:
-        frames: K.
-        window: past frames seen besides the sink.
-        sink: first frames always seen.
+        sight: chunks, window and sink.
+        attention: implementation, see `nn.attention`.
     """
 
-    frames: int
-    window: int
-    sink: int
+    sight: Sight
+    attention: str = "auto"
     returns_keys: bool = False
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Index of the first frame of each copy."""
+        return 0, self.sight.given
 
     def __call__(
         self, queries: Heads, keys: Heads, values: Heads, grid: tuple[int, int], past: Any = None
     ) -> Heads:
-        """Attention of [n, 2 K, tokens, heads, d] under the predicate."""
-        count, head_dim = self.frames, queries.shape[-1]
-        index = jnp.concatenate([jnp.arange(count), jnp.arange(1, count + 1)])
-        angles = rotation_angles(index, *grid, head_dim)
-        queries, turned = rotate(queries, angles), rotate(keys, angles)
-        clean, noisy = [], []
-        for i in range(count + 1):
-            oldest = i - self.window if i - self.window > self.sink else 0
-            seen_keys, seen_values = [turned[:, oldest:i]], [values[:, oldest:i]]
-            kept = self.sink if oldest else 0
-            if kept:
-                position = jnp.arange(oldest - kept, oldest)
-                sink_keys = rotate(keys[:, :kept], rotation_angles(position, *grid, head_dim))
-                seen_keys.insert(0, sink_keys)
-                seen_values.insert(0, values[:, :kept])
-            own = ([i] if i < count else []) + ([count + i - 1] if i > 0 else [])
-            out = attention(
-                jnp.concatenate([queries[:, j] for j in own]),
-                jnp.concatenate([_flat(_append(seen_keys, turned, j)) for j in own]),
-                jnp.concatenate([_flat(_append(seen_values, values, j)) for j in own]),
-            )
-            parts = jnp.split(out, len(own))
-            if i < count:
-                clean.append(parts[0])
-            if i > 0:
-                noisy.append(parts[-1])
-        return jnp.stack(clean + noisy, axis=1)
+        """Attention of [n, 2, N, tokens, heads, d] under the predicate.
+
+        Clean frames of a last chunk that is not whole see themselves alone, and nothing sees them.
+        """
+        sight, frames = self.sight, queries.shape[2]
+        index = jnp.concatenate([jnp.arange(frames) + offset for offset in self.offsets])
+        angles = rotation_angles(index, *grid, queries.shape[-1])
+        queries, turned, side_by_side = (
+            rearrange(a, "n copies f ... -> n (copies f) ...") for a in (queries, keys, values)
+        )
+        sinks = _moved_sinks(keys[:, 0], values[:, 0], sight, frames + sight.given, grid)
+        out = framed_attention(
+            rotate(queries, angles),
+            jnp.concatenate([rotate(turned, angles), *sinks[0]], axis=1),
+            jnp.concatenate([side_by_side, *sinks[1]], axis=1),
+            _teacher_forcing_rows(frames, sight),
+            implementation=self.attention,
+        )
+        return rearrange(out, "n (copies f) ... -> n copies f ...", copies=2)
+
+
+@dataclass(frozen=True)
+class FromMemory:
+    """Noisy chunks side by side, each over the memory's frames before it and itself.
+
+    The memory holds frame f in slot f: it has a slot for every frame.
+
+    Attributes:
+        sight: chunks, window and sink.
+        attention: implementation, see `nn.attention`.
+    """
+
+    sight: Sight
+    attention: str = "auto"
+    returns_keys: bool = False
+    offsets: tuple[int, ...] = (0,)
+
+    def __call__(
+        self, queries: Heads, keys: Heads, values: Heads, grid: tuple[int, int], past: Past
+    ) -> Heads:
+        """Attention of the frames from ``given`` on, [n, 1, N, tokens, heads, d]."""
+        sight, frames = self.sight, queries.shape[2]
+        stored_keys, stored_values, _ = past
+        slots = stored_keys.shape[1]
+        own = rotation_angles(jnp.arange(frames) + sight.given, *grid, queries.shape[-1])
+        before = rotation_angles(jnp.arange(slots), *grid, queries.shape[-1])
+        sinks = _moved_sinks(stored_keys, stored_values, sight, frames + sight.given, grid)
+        turned = [rotate(stored_keys, before), rotate(keys[:, 0], own), *sinks[0]]
+        out = framed_attention(
+            rotate(queries[:, 0], own),
+            jnp.concatenate(turned, axis=1),
+            jnp.concatenate([stored_values, values[:, 0], *sinks[1]], axis=1),
+            _memory_rows(slots, frames, sight),
+            implementation=self.attention,
+        )
+        return out[:, None]
 
 
 @dataclass(frozen=True)
 class Cached:
-    """One frame over a session's cache and itself; its own keys and values are returned."""
+    """A chunk over a session's ring and itself; its own keys and values are returned.
 
+    Slots 0..sink-1 of the ring keep the first frames, frame f >= sink is in slot
+    sink + (f - sink) mod (slots - sink). Written slots are the first ones, so a ring of no more
+    than sink + window slots needs no mask but the number of its frames; of a longer one the frames
+    that the window still shows are taken first.
+
+    Attributes:
+        window: past frames seen besides the sink.
+        sink: first frames always seen.
+        rebase: whether positions count within what is visible.
+        attention: implementation, see `nn.attention`.
+    """
+
+    window: int
+    sink: int
+    rebase: bool = True
+    attention: str = "auto"
     returns_keys: bool = True
+    offsets: tuple[int, ...] = (0,)
 
     def __call__(
-        self, queries: Heads, keys: Heads, values: Heads, grid: tuple[int, int], past: Any = None
+        self, queries: Heads, keys: Heads, values: Heads, grid: tuple[int, int], past: Past
     ) -> Heads:
-        """Attention of [n, 1, tokens, heads, d] over ``past`` and the frame itself.
+        """Attention of [n, 1, chunk, tokens, heads, d] over ``past`` and the chunk itself.
 
         Args:
-            queries: of the current frame, not yet rotated.
+            queries: of the chunk, not yet rotated.
             keys: as the queries.
             values: as the queries.
             grid: rows and columns of tokens.
-            past: (rotated keys, values, visible, position) of one layer, from `cache.read_cache`.
+            past: of this layer, from `cache.Cache`.
         """
-        past_keys, past_values, visible, position = past
-        angles = rotation_angles(position[None], *grid, queries.shape[-1])
-        keys = jnp.concatenate([rotate(keys, angles), past_keys], axis=1)
-        values = jnp.concatenate([values, past_values], axis=1)
-        seen = FrameLengths(keys.shape[1], 1 + visible.sum())
-        out = attention(_flat(rotate(queries, angles)), _flat(keys), _flat(values), seen)
-        return out.reshape(queries.shape)
+        past_keys, past_values, written = past
+        frames, shown = queries.shape[2], self.sink + self.window
+        frame = self.frames(past_keys.shape[1], written)
+        if past_keys.shape[1] > shown:
+            frame = jnp.arange(shown)
+            newest = jnp.maximum(written - self.window, self.sink) + frame - self.sink
+            frame = jnp.where(frame < self.sink, frame, newest)
+            turn = self.sink + (frame - self.sink) % (past_keys.shape[1] - self.sink)
+            slot = jnp.where(frame < self.sink, frame, turn)
+            past_keys, past_values = (jnp.take(a, slot, axis=1) for a in (past_keys, past_values))
+        position = jnp.minimum(written, shown) if self.rebase else written
+        where = frame - (written - position)
+        where = jnp.where(frame < self.sink, frame, where) if self.rebase else frame
+        own = rotation_angles(position + jnp.arange(frames), *grid, queries.shape[-1])
+        before = rotation_angles(where, *grid, queries.shape[-1])
+        keys = jnp.concatenate([rotate(keys[:, 0], own), rotate(past_keys, before)], axis=1)
+        values = jnp.concatenate([values[:, 0], past_values], axis=1)
+        visible = frames + jnp.minimum(written, past_keys.shape[1])
+        out = framed_attention(
+            rotate(queries[:, 0], own),
+            keys,
+            values,
+            FrameLengths(keys.shape[1], visible),
+            implementation=self.attention,
+        )
+        return out[:, None]
+
+    def frames(self, slots: int, written: Int[jax.Array, ""]) -> Int[jax.Array, " slots"]:
+        """Which frame each slot of the ring holds once ``written`` frames have been written."""
+        slot = jnp.arange(slots)
+        rounds = jnp.maximum(written - 1 - slot, 0) // (slots - self.sink)
+        return jnp.where(slot < self.sink, slot, slot + rounds * (slots - self.sink))
 
 
-Pattern = Bidirectional | TeacherForced | Cached
+Pattern = Bidirectional | TeacherForced | FromMemory | Cached
 
 
-def _append(seen: list[jax.Array], source: jax.Array, frame: int) -> jax.Array:
-    return jnp.concatenate([*seen, source[:, frame : frame + 1]], axis=1)
+def _moved_sinks(
+    keys: Stored, values: Stored, sight: Sight, frames: int, grid: tuple[int, int]
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Keys and values of the sink at each position other than its own, to go behind all others."""
+    moved = [
+        rotation_angles(first + jnp.arange(sight.sink), *grid, keys.shape[-1])
+        for first in sight.moved_sinks(frames)
+    ]
+    sink = slice(0, sight.sink)
+    return [rotate(keys[:, sink], angles) for angles in moved], [values[:, sink]] * len(moved)
 
 
-def _flat(heads: jax.Array) -> jax.Array:
-    return heads.reshape(heads.shape[0], -1, *heads.shape[-2:])
+def _rows_of_past(start: int, clean: int, frames: int, sight: Sight) -> tuple[list, list]:
+    """What a chunk that begins at ``start`` sees of clean frames, and of the moved sinks."""
+    sinks, mine = sight.moved_sinks(frames), sight.moved_sink(start)
+    past = [
+        sight.sees(start, frame) and not (mine and frame < sight.sink) for frame in range(clean)
+    ]
+    return past, [first == mine for first in sinks for _ in range(sight.sink)]
+
+
+def _memory_rows(slots: int, frames: int, sight: Sight) -> FrameBlocks:
+    """Rows of the noisy frames over [memory | noisy | moved sinks]."""
+    rows = []
+    for frame in range(sight.given, sight.given + frames):
+        start, stop = sight.bounds(frame)
+        past, sinks = _rows_of_past(start, slots, frames + sight.given, sight)
+        own = [start <= f < stop for f in range(sight.given, sight.given + frames)]
+        rows.append((*past, *own, *sinks))
+    return FrameBlocks(tuple(rows))
+
+
+def _teacher_forcing_rows(frames: int, sight: Sight) -> FrameBlocks:
+    """Rows of [clean | noisy] over [clean | noisy | moved sinks]."""
+    rows = []
+    for frame in range(frames):
+        start, stop = sight.bounds(frame)
+        past, sinks = _rows_of_past(start, frames, frames + sight.given, sight)
+        own = [past[f] or start <= f < stop for f in range(frames)]
+        rows.append((*own, *[False] * frames, *sinks))
+    return FrameBlocks((*rows, *_memory_rows(frames, frames, sight).rows))

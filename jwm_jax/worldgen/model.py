@@ -22,11 +22,19 @@ from jwm_jax.checkpoint.model_dir import (
 from jwm_jax.errors import UsageError
 from jwm_jax.scene.cameras import Camera, Rig
 from jwm_jax.scene.pytree import Array
+from jwm_jax.worldgen import wan
 from jwm_jax.worldgen.codec import VideoCodec
-from jwm_jax.worldgen.conditions import RAY_CHANNELS, Conditions, camera_rays, style_codes
+from jwm_jax.worldgen.conditions import (
+    RAY_CHANNELS,
+    Conditions,
+    camera_rays,
+    densify,
+    style_codes,
+)
 from jwm_jax.worldgen.config import SIZES, WorldGenConfig, size_name
-from jwm_jax.worldgen.forward import abstract_params, init_params
+from jwm_jax.worldgen.forward import abstract_params
 from jwm_jax.worldgen.session import Session, start_session, step_session
+from jwm_jax.worldgen.transformer import init_params
 
 
 @dataclass(frozen=True)
@@ -37,31 +45,37 @@ class WorldGen:
         config: shape of the network.
         params: parameters, a nested dict of float32 arrays.
         codec: the video codec whose latents it generates.
-        dtype: compute type; float32 on a CPU, bfloat16 elsewhere, if not given.
     """
 
     config: WorldGenConfig
     params: Any
     codec: VideoCodec
-    dtype: Any = None
 
     @classmethod
-    def from_pretrained(cls, name_or_dir: str | Path = "tiny") -> "WorldGen":
-        """Loads shipped weights by size name, or a model directory, with its codec.
+    def from_pretrained(
+        cls, name_or_dir: str | Path = "tiny", codec: VideoCodec | None = None
+    ) -> "WorldGen":
+        """Loads shipped weights by size name, a model directory, or a file of Wan 2.1's.
 
-        The codec is the model directory's own folder ``codec`` if it has one, else the codec named
-        in its config.
+        Args:
+            name_or_dir: a size, a folder, or a .safetensors file as `wan.load` reads it.
+            codec: instead of the model's own, which is the folder ``codec`` in its directory if it
+                has one, else the codec named in its config.
 
         Raises:
-            UsageError: there is no such model.
+            UsageError: there is no such model, or it is a pickle.
             DataError: a file is missing or broken, or belongs to another kind or size of model.
         """
+        if Path(name_or_dir).suffix in (".safetensors", *wan.PICKLES):
+            config, params = wan.load(name_or_dir)
+            codec = codec or VideoCodec.from_pretrained(config.codec)
+            return cls(config, jax.tree.map(jnp.asarray, params), codec)
         folder = resolve_model(name_or_dir, "worldgen")
         config = load_config(folder, "worldgen", WorldGenConfig)
         params = load_params(folder, "worldgen")
         check_params(params, abstract_params(config), str(folder / "params.safetensors"))
         own = folder / "codec"
-        codec = VideoCodec.from_pretrained(own if own.is_dir() else config.codec)
+        codec = codec or VideoCodec.from_pretrained(own if own.is_dir() else config.codec)
         return cls(config, jax.tree.map(jnp.asarray, params), codec)
 
     @classmethod
@@ -113,6 +127,9 @@ class WorldGen:
         cameras: Rig | Sequence[Camera] | None = None,
         seed: int = 0,
         conditions: Conditions | None = None,
+        text: Float[Array, "*b length channels"] | None = None,
+        null_text: Float[Array, "*b length channels"] | None = None,
+        guided: bool = False,
     ) -> Session:
         """Starts a session from the frames everything follows.
 
@@ -122,13 +139,17 @@ class WorldGen:
             cameras: a rig, or one camera a view with its pose in the ego frame; None if not known.
             seed: of everything random in this session.
             conditions: of the first frame, if known: one layout frame [.., 1, H, W, 3], style.
+            text: embeddings [(B), length, channels] of a prompt, for a network with text; zeros if
+                not given.
+            null_text: embeddings that guidance leads away from; zeros if not given.
+            guided: whether steps of this session may be guided, which takes a second memory.
 
         Returns:
             The session; a copy of it is a fork.
 
         Raises:
-            ValueError: a size that does not divide into patches, or another number of cameras than
-                views.
+            ValueError: a size that does not divide into patches, another number of cameras than
+                views, text for a network without, or conditions of another size or kind.
         """
         leading = first_frames.ndim - 3
         if leading not in (0, 1, 2):
@@ -154,17 +175,25 @@ class WorldGen:
             raise ValueError(f"there are {rays.shape[0]} cameras for {views} views.")
         rays = jnp.broadcast_to(jnp.asarray(rays), (batch, *rays.shape))
         given = self._prepare(conditions or Conditions(), leading, batch)
+        if given.prior is not None or given.ego_motion is not None:
+            raise ValueError(
+                "conditions of the first frames are its layout and style: a prior or ego motion "
+                "belongs to a step."
+            )
+        _check_shapes(given, (batch, views, 1, height, width), leading)
         return _start(
-            self.config,
+            self.config.for_params(self.params),
             self._codec_shape(),
             self.params,
             self.codec.params,
             first,
             rays,
             jax.random.key(seed),
-            given,
+            densify(self.config, given, (batch, views, 1, height, width)),
+            self._text(text, batch),
+            self._text(null_text, batch) if guided else None,
             leading=leading,
-            dtype=self._dtype(),
+            guided=guided,
         )
 
     def step(
@@ -173,36 +202,43 @@ class WorldGen:
         conditions: Conditions | None = None,
         steps: int = 4,
         cfg_scale: float = 1.0,
-    ) -> tuple[Float[jax.Array, "*b 4 height width 3"], Session]:
-        """Generates the next chunk of four frames.
+    ) -> tuple[Float[jax.Array, "*b f height width 3"], Session]:
+        """Generates the next chunk: T frames, four for each latent frame of the config's chunk.
 
         Args:
             session: from `start` or the previous step; it stays usable.
-            conditions: of this chunk only, with the axes before (4, H, W, 3) that `start` was
+            conditions: of this chunk only, with the axes before (T, H, W, 3) that `start` was
                 given.
             steps: denoising steps.
-            cfg_scale: guidance uncond + s (cond - uncond) on the style.
+            cfg_scale: guidance uncond + s (cond - uncond) on style and text; 1 is none, others need
+                a session that was started with ``guided=True``.
 
         Returns:
-            RGB in [0, 1], [.., 4, H, W, 3] with the leading axes of the first frames, and the
+            RGB in [0, 1], [.., T, H, W, 3] with the leading axes of the first frames, and the
             session after the chunk.
 
         Raises:
-            ValueError: conditions of another size than the session's, naming the field.
+            ValueError: conditions of another size than the session's, naming the field, or guidance
+                of a session that was started without.
         """
-        batch = session.latent.shape[0]
+        if cfg_scale != 1.0 and not session.guided:
+            raise ValueError(
+                f"cfg_scale = {cfg_scale} needs guidance's second memory: start the session with "
+                "guided=True."
+            )
+        batch, views, height, width = session.frame.shape[:4]
         given = self._prepare(conditions or Conditions(), session.leading, batch)
-        _check_shapes(given, session)
+        shape = (batch, views, self.config.frames_per_chunk, height, width)
+        _check_shapes(given, shape, session.leading)
         frames, session = _step(
-            self.config,
+            self.config.for_params(self.params),
             self._codec_shape(),
             self.params,
             self.codec.params,
             session,
-            given,
+            densify(self.config, given, shape),
+            jnp.float32(cfg_scale),
             steps=steps,
-            cfg_scale=float(cfg_scale),
-            dtype=self._dtype(),
         )
         return frames.reshape(frames.shape[2 - session.leading :]), session
 
@@ -214,7 +250,7 @@ class WorldGen:
         steps: int = 4,
         seed: int = 0,
         cfg_scale: float = 1.0,
-    ) -> Iterator[Float[jax.Array, "*b 4 height width 3"]]:
+    ) -> Iterator[Float[jax.Array, "*b f height width 3"]]:
         """Yields chunk after chunk of frames: a loop over `step`.
 
         Args:
@@ -225,14 +261,19 @@ class WorldGen:
             seed: of everything random.
             cfg_scale: as for `step`.
         """
-        session = self.start(first_frames, cameras, seed)
+        session = self.start(first_frames, cameras, seed, guided=cfg_scale != 1.0)
         for conditions in conditions_per_chunk:
             frames, session = self.step(session, conditions, steps, cfg_scale)
             yield frames
 
-    def _dtype(self) -> Any:
-        default = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        return self.dtype or default
+    def _text(self, rows: Array | None, batch: int) -> jax.Array | None:
+        """Text with a batch axis, cut short of nothing: `transformer.text_keys` pads it."""
+        channels = self.config.text_dim
+        if not channels:
+            if rows is not None:
+                raise ValueError("text was given to a network without text (text_dim = 0).")
+            return None
+        return jnp.zeros((batch, 1, channels)) if rows is None else _with_batch(rows, 2, batch)
 
     def _codec_shape(self) -> Any:
         return _CodecShape(type(self.codec), self.codec.config, self.codec.dtype)
@@ -272,18 +313,41 @@ class _CodecShape:
         return self.cls(self.config, params, self.dtype)
 
 
-@partial(jax.jit, static_argnums=(0, 1), static_argnames=("leading", "dtype"))
-def _start(config, codec, params, codec_params, first, rays, key, conditions, *, leading, dtype):
-    codec = codec.build(codec_params)
+@partial(jax.jit, static_argnums=(0, 1), static_argnames=("leading", "guided"))
+def _start(
+    config,
+    codec,
+    params,
+    codec_params,
+    first,
+    rays,
+    key,
+    conditions,
+    text,
+    null_text,
+    *,
+    leading,
+    guided,
+):
     return start_session(
-        config, params, codec, first, rays, key, conditions, leading=leading, dtype=dtype
+        config,
+        params,
+        codec.build(codec_params),
+        first,
+        rays,
+        key,
+        conditions,
+        text,
+        null_text,
+        leading=leading,
+        guided=guided,
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1), static_argnames=("steps", "cfg_scale", "dtype"))
-def _step(config, codec, params, codec_params, session, conditions, *, steps, cfg_scale, dtype):
+@partial(jax.jit, static_argnums=(0, 1), static_argnames=("steps",))
+def _step(config, codec, params, codec_params, session, conditions, cfg_scale, *, steps):
     codec = codec.build(codec_params)
-    return step_session(config, params, codec, session, conditions, steps, cfg_scale, dtype=dtype)
+    return step_session(config, params, codec, session, conditions, steps, cfg_scale)
 
 
 def _unit_range(values: Array) -> jax.Array:
@@ -304,20 +368,22 @@ def _with_batch(values: Array, ndim: int, batch: int) -> jax.Array:
     return values
 
 
-def _check_shapes(conditions: Conditions, session: Session) -> None:
-    batch, views, height, width = session.frame.shape[:4]
+def _check_shapes(
+    conditions: Conditions, shape: tuple[int, int, int, int, int], leading: int
+) -> None:
+    """Compares what is given with frames of ``shape`` (B, V, T, H, W)."""
     expected = {
-        "layout": (batch, views, 4, height, width, 3),
-        "prior": (batch, views, 4, height, width, 3),
-        "prior_alpha": (batch, views, 4, height, width),
-        "ego_motion": (batch, 4, 4),
+        "layout": (*shape, 3),
+        "prior": (*shape, 3),
+        "prior_alpha": shape,
+        "ego_motion": (shape[0], shape[2], 4),
     }
-    for name, shape in expected.items():
+    for name, size in expected.items():
         value = getattr(conditions, name)
-        if value is not None and tuple(value.shape) != shape:
-            drop = 2 - session.leading if name != "ego_motion" else int(session.leading < 2)
+        if value is not None and tuple(value.shape) != size:
+            drop = 2 - leading if name != "ego_motion" else int(leading < 2)
             raise ValueError(
-                f"conditions.{name} must have shape {shape[drop:]} in this session, but it is "
+                f"conditions.{name} must have shape {size[drop:]} in this session, but it is "
                 f"{tuple(value.shape)[drop:]}."
             )
     if conditions.prior_alpha is not None and conditions.prior is None:

@@ -1,131 +1,159 @@
-"""Sampling latent frames one after another: Euler steps over the cache, then one clean pass.
+"""Sampling chunk after chunk: Euler steps over the cache, then one clean pass.
 
-A new frame starts as noise, takes ``steps`` Euler steps along the shifted schedule (a scan, so that
+A new chunk starts as noise, takes ``steps`` Euler steps along the shifted schedule (a scan, so that
 4 and 20 steps compile alike), and is then run once more at sigma 0 to leave its keys and values in
 the cache; keys and values of noisy states never stay. With the teacher-forced model and 4 steps
 this is "4-step sampling of the teacher-forced model": no distillation is involved.
+
+Guidance runs a second, null branch beside the first, with a memory of its own: what it remembers is
+the same clean latents under its own conditions.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jwm_jax.worldgen.cache import Cache, empty_cache, read_cache
+from jwm_jax.worldgen.cache import Cache, empty_cache
 from jwm_jax.worldgen.conditions import LatentConditions, unconditional
 from jwm_jax.worldgen.config import WorldGenConfig
 from jwm_jax.worldgen.flow import euler_step, guided, sigma_schedule
 from jwm_jax.worldgen.forward import predict_next, remember
+from jwm_jax.worldgen.transformer import Text
 
-Latent = Float[jax.Array, "b v 1 h w c"]
+Latents = Float[jax.Array, "b v f h w c"]
+Frame = Float[jax.Array, "b v 1 h w c"]
 
 
-def token_grid(config: WorldGenConfig, latent: jax.Array) -> tuple[int, int]:
-    """Rows and columns of tokens of latents [..., h, w, c]."""
-    return latent.shape[-3] // config.patch, latent.shape[-2] // config.patch
+class Branch(NamedTuple):
+    """What one branch of guidance carries from chunk to chunk.
+
+    Attributes:
+        cache: its past frames.
+        text: keys and values of its text, for a network with text.
+    """
+
+    cache: Cache
+    text: Text | None = None
 
 
 def begin(
     config: WorldGenConfig,
     params: Any,
-    first: Latent,
+    first: Frame,
     conditions: LatentConditions,
-    dtype: Any = jnp.float32,
-) -> Cache:
-    """A cache that holds the first, given frame.
+    text: Text | None = None,
+) -> Branch:
+    """A branch that remembers the first, given frame.
 
     Args:
         config: shape of the network.
         params: parameters without boxes.
-        first: clean latent of the first frame.
+        first: clean latent of the first frame, one latent frame.
         conditions: of that frame.
-        dtype: compute type.
+        text: from `transformer.text_keys`.
     """
-    rows, columns = token_grid(config, first)
-    cache = empty_cache(config, first.shape[0] * first.shape[1], rows * columns, dtype)
-    memory = read_cache(cache, config, (rows, columns))
-    return remember(config, params, first, first, conditions, memory, cache, dtype)
+    rows, columns = (size // config.patch for size in first.shape[3:5])
+    cache = empty_cache(config, first.shape[0] * first.shape[1], rows * columns)
+    return Branch(remember(config, params, first, first, conditions, cache, text), text)
 
 
 def advance(
     config: WorldGenConfig,
     params: Any,
-    cache: Cache,
-    previous: Latent,
+    branch: Branch,
+    previous: Frame,
     conditions: LatentConditions,
     key: jax.Array,
     steps: int = 4,
-    cfg_scale: float = 1.0,
-    dtype: Any = jnp.float32,
-) -> tuple[Latent, Cache]:
-    """Generates the next latent frame and remembers it.
+    null: Branch | None = None,
+    cfg_scale: float | Float[jax.Array, ""] = 1.0,
+) -> tuple[Latents, Branch, Branch | None]:
+    """Generates the next chunk and remembers it.
 
     Args:
         config: shape of the network.
         params: parameters without boxes.
-        cache: past frames.
-        previous: the clean latent before this frame.
-        conditions: of this one frame.
+        branch: past frames.
+        previous: the clean latent before this chunk, one latent frame.
+        conditions: of this chunk's frames.
         key: typed PRNG key of the noise.
         steps: Euler steps.
-        cfg_scale: guidance uncond + s (cond - uncond) on the style; 1 runs no second branch.
-        dtype: compute type.
+        null: the unconditional branch; None runs without guidance.
+        cfg_scale: guidance uncond + s (cond - uncond) on style and text, with ``null`` only.
 
     Returns:
-        The clean latent and the cache with it.
+        The clean latents and the branches with them.
     """
-    memory = read_cache(cache, config, token_grid(config, previous))
     sigmas = jnp.asarray(sigma_schedule(steps, config.sampling_shift))
 
-    def predict(x: jax.Array, sigma: jax.Array, given: LatentConditions) -> jax.Array:
-        return predict_next(config, params, x, sigma, previous, given, memory, dtype)
+    def predict(x: jax.Array, sigma: jax.Array, given: LatentConditions, by: Branch) -> jax.Array:
+        return predict_next(config, params, x, sigma, previous, given, by.cache, by.text).x0
 
     def step(x: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         sigma, next_sigma = pair
-        x0 = predict(x, sigma, conditions)
-        if cfg_scale != 1.0:
-            x0 = guided(predict(x, sigma, unconditional(conditions)), x0, cfg_scale)
+        x0 = predict(x, sigma, conditions, branch)
+        if null is not None:
+            x0 = guided(predict(x, sigma, unconditional(conditions), null), x0, cfg_scale)
         return euler_step(x, x0, sigma, next_sigma), None
 
-    noise = jax.random.normal(key, previous.shape)
-    latent, _ = jax.lax.scan(step, noise, (sigmas[:-1], sigmas[1:]))
-    return latent, remember(config, params, latent, previous, conditions, memory, cache, dtype)
+    def with_memory(by: Branch, given: LatentConditions) -> Branch:
+        return by._replace(
+            cache=remember(config, params, latents, previous, given, by.cache, by.text)
+        )
+
+    frames = conditions.layout.shape[2]
+    shape = (*previous.shape[:2], frames, *previous.shape[3:])
+    noise = jax.random.normal(key, shape)
+    latents, _ = jax.lax.scan(step, noise, (sigmas[:-1], sigmas[1:]))
+    if null is not None:
+        null = with_memory(null, unconditional(conditions))
+    return latents, with_memory(branch, conditions), null
 
 
 def rollout_latents(
     config: WorldGenConfig,
     params: Any,
-    first: Latent,
+    first: Frame,
     conditions: LatentConditions,
     key: jax.Array,
     steps: int = 4,
-    dtype: Any = jnp.float32,
-) -> Float[jax.Array, "b v f h w c"]:
+    text: Text | None = None,
+) -> Latents:
     """A whole future in latents, for evaluation: a scan of `advance`.
 
     Args:
         config: shape of the network.
         params: parameters without boxes.
         first: clean latent of the first frame.
-        conditions: of frames 0..K.
+        conditions: of frames 0..K, K a multiple of the chunk.
         key: typed PRNG key.
-        steps: Euler steps a frame.
-        dtype: compute type.
+        steps: Euler steps a chunk.
+        text: from `transformer.text_keys`.
 
     Returns:
         Latents of frames 0..K, the first as given.
     """
-    cache = begin(config, params, first, conditions.frames(slice(0, 1)), dtype)
-    count = conditions.layout.shape[2] - 1
+    branch = begin(config, params, first, conditions.frames(slice(0, 1)), text)
+    chunks = (conditions.layout.shape[2] - 1) // config.chunk
 
-    def frame(carry: tuple[Cache, jax.Array], i: jax.Array):
+    def chunk(carry: tuple[Cache, jax.Array], start: jax.Array):
         cache, previous = carry
-        given = conditions.frames(jnp.arange(1) + i)
-        latent, cache = advance(
-            config, params, cache, previous, given, jax.random.fold_in(key, i), steps, dtype=dtype
+        given = conditions.frames(jnp.arange(config.chunk) + start)
+        latents, after, _ = advance(
+            config,
+            params,
+            Branch(cache, text),
+            previous,
+            given,
+            jax.random.fold_in(key, start),
+            steps,
         )
-        return (cache, latent), latent[:, :, 0]
+        return (after.cache, latents[:, :, -1:]), latents
 
-    _, latents = jax.lax.scan(frame, (cache, first), jnp.arange(1, count + 1))
-    return jnp.concatenate([first, jnp.moveaxis(latents, 0, 2)], axis=2)
+    starts = 1 + config.chunk * jnp.arange(chunks)
+    _, latents = jax.lax.scan(chunk, (branch.cache, first), starts)
+    latents = jnp.moveaxis(latents, 0, 2)
+    latents = latents.reshape(*first.shape[:2], -1, *first.shape[3:])
+    return jnp.concatenate([first, latents], axis=2)

@@ -45,13 +45,13 @@ def asked(monkeypatch):
     def load(kind):
         def from_pretrained(name):
             setattr(notes, kind, name)
-            return kind
+            return SimpleNamespace(kind=kind, config=SimpleNamespace(frames_per_chunk=4))
 
         return SimpleNamespace(from_pretrained=from_pretrained)
 
     class World:
         def __init__(self, rec, gen):
-            assert (rec, gen) == ("rec", "gen")
+            assert (rec.kind, gen.kind) == ("rec", "gen")
 
         def rollout(self, clip, trajectory, **options):
             notes.clip, notes.trajectory, notes.options = clip, trajectory, options

@@ -124,8 +124,10 @@ def test_key_frames_fill_only_what_was_open(world):
     frame = clip().view(0)
     pose = make_transform(yaw_rotation(np.asarray(0.2)), np.array([0.5, 0.2, 0.0]))
     camera = Camera(LENS, pose @ MOUNT)
-    after, count = extend_scene(world.rec, before, frame, (camera,), pose, 100.5, None, known)
-    assert count == np.asarray(after.gaussians.mask)[known:].sum() > 20
+    after, count, unfit = extend_scene(
+        world.rec, before, frame, (camera,), pose, 100.5, None, known
+    )
+    assert unfit == 0 and count == np.asarray(after.gaussians.mask)[known:].sum() > 20
     for name in ("means", "colors", "mask"):
         np.testing.assert_array_equal(
             getattr(after.gaussians, name)[:known], getattr(before.gaussians, name)[:known]
@@ -169,10 +171,23 @@ def test_feedback_grows_the_scene_within_its_buffer(world):
     plain = world.rollout(clip(), future(8), steps=1)
     grown = world.rollout(clip(), future(8), steps=1, key_frame_every=1, key_frame_holes=0.0)
     rows = REC.capacity(1, HEIGHT, WIDTH)
-    assert grown.scene.gaussians.capacity == plain.scene.gaussians.capacity + 2 * rows
+    own = plain.scene.gaussians
+    assert grown.scene.gaussians.capacity == own.capacity + 4 * rows, "whatever the horizon"
     assert len(grown.metrics["key_frames"]) == 2
     added = sum(k["gaussians"] for k in grown.metrics["key_frames"])
-    assert grown.scene.gaussians.count() == plain.scene.gaussians.count() + added
+    assert grown.scene.gaussians.count() == own.count() + added
+
+
+def test_what_does_not_fit_into_the_room_is_left_out_and_counted(world):
+    before = with_room(wall(), 5)
+    known = wall().gaussians.capacity
+    pose = make_transform(yaw_rotation(np.asarray(0.2)), np.array([0.5, 0.2, 0.0]))
+    place = (Camera(LENS, pose @ MOUNT),), pose, 100.5, None, known
+    after, count, unfit = extend_scene(world.rec, before, clip().view(0), *place)
+    assert count == 5 and unfit > 15
+    assert np.asarray(after.gaussians.mask)[known:].all()
+    full, count, more = extend_scene(world.rec, after, clip().view(0), *place[:-1], known + 5)
+    assert (count, full.gaussians.capacity) == (0, known + 5) and more > 0
 
 
 def test_pictures_are_as_high_as_the_generator_asks(world):
@@ -180,7 +195,7 @@ def test_pictures_are_as_high_as_the_generator_asks(world):
     grown = low.rollout(clip(), future(4), steps=1, key_frame_every=1, key_frame_holes=0.0)
     assert grown.frames.shape == grown.prior.shape == (4, 1, 48, 48, 3)
     seen, added = REC.capacity(1, HEIGHT, WIDTH), REC.capacity(1, HEIGHT, WIDTH)
-    assert grown.scene.gaussians.capacity == seen + added
+    assert grown.scene.gaussians.capacity == seen + 4 * added
 
 
 def test_layout_is_drawn_from_the_tracks_given(world):

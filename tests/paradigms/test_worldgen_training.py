@@ -28,7 +28,7 @@ from jwm_jax.training.optimizer import OptimizerConfig
 from jwm_jax.training.start import layout, load_source
 from jwm_jax.worldgen import CodecConfig, VideoCodec, WorldGen, WorldGenConfig
 from jwm_jax.worldgen.codec_network import CodecNetwork
-from jwm_jax.worldgen.forward import init_params
+from jwm_jax.worldgen.transformer import init_params
 from jwm_jax.worldrec import WorldRec
 
 FRAMES, HEIGHT, WIDTH = 13, 16, 32
@@ -185,7 +185,9 @@ def test_both_stages_train_and_the_second_starts_from_the_first(folder, tmp_path
     place = layout(second, task, make_mesh(MeshConfig(data=1)))
     started = load_source(task.nets(second)["model"], place.params["model"])
     trained = jax.device_get(result.state.nets["model"].params)
-    np.testing.assert_allclose(started["head"]["bias"], trained["head"]["bias"], atol=1e-3)
+    np.testing.assert_allclose(
+        started["head"]["out"]["bias"], trained["head"]["out"]["bias"], atol=1e-3
+    )
     result = fit(second, second.task(), tmp_path / "second", devices=one, quiet=True)
     rows = [json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").open()]
     losses = [row["loss"] for row in rows if "loss" in row]

@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jwm_jax.worldgen.cache import empty_cache, read_cache
+from jwm_jax.worldgen.cache import empty_cache
 from jwm_jax.worldgen.conditions import LatentConditions, no_conditions
 from jwm_jax.worldgen.config import WorldGenConfig
 from jwm_jax.worldgen.forward import (
     abstract_params,
-    init_params,
     predict_clip,
+    predict_from_memory,
     predict_next,
     predict_teacher_forced,
     remember,
 )
+from jwm_jax.worldgen.transformer import init_params
 
 CONFIG = WorldGenConfig(
     dim=32,
@@ -69,31 +70,27 @@ def random_latents(key: jax.Array, views: int = 1) -> jax.Array:
     return jax.random.normal(key, shape)
 
 
-def sequential(params, clean, noisy, sigma, conditions):
-    """Predictions of frames 1..K one at a time through the cache."""
-    grid = (HEIGHT // CONFIG.patch, WIDTH // CONFIG.patch)
-    cache = empty_cache(CONFIG, clean.shape[0] * clean.shape[1], grid[0] * grid[1])
-    network = jax.jit(
-        lambda x, s, previous, given, memory: predict_next(
-            CONFIG, params, x, s, previous, given, memory
+def sequential(config, params, clean, noisy, sigma, conditions, given=1):
+    """Predictions of the noisy frames, chunk by chunk through the cache."""
+    tokens = HEIGHT // config.patch * (WIDTH // config.patch)
+    cache = empty_cache(config, clean.shape[0] * clean.shape[1], tokens)
+    predict = jax.jit(lambda *args: predict_next(config, params, *args).x0)
+    write = jax.jit(lambda *args: remember(config, params, *args))
+    predictions, start = [], 0
+    while start < noisy.shape[2] + given:
+        stop = given if start < given else start + config.chunk
+        previous = (
+            clean[:, :, max(start - 1, 0)][:, :, None] if start or given else 0 * clean[:, :, :1]
         )
-    )
-    write = jax.jit(lambda *args: remember(CONFIG, params, *args))
-    predictions = []
-    for i in range(FRAMES - 1):
-        previous = clean[:, :, max(i - 1, 0) : max(i - 1, 0) + 1]
-        latent = clean[:, :, i : i + 1]
-        given = conditions.frames(slice(i, i + 1))
-        cache = write(latent, previous, given, read_cache(cache, CONFIG, grid), cache)
-        predictions.append(
-            network(
-                noisy[:, :, i : i + 1],
-                sigma[i],
-                latent,
-                conditions.frames(slice(i + 1, i + 2)),
-                read_cache(cache, CONFIG, grid),
+        given_now = conditions.frames(slice(start, stop))
+        if start >= given:
+            own = slice(start - given, stop - given)
+            predictions.append(
+                predict(noisy[:, :, own], sigma[start - given], previous, given_now, cache)
             )
-        )
+        if stop <= clean.shape[2]:
+            cache = write(clean[:, :, start:stop], previous, given_now, cache)
+        start = stop
     return jnp.concatenate(predictions, axis=2)
 
 
@@ -104,11 +101,44 @@ def test_cached_generation_equals_teacher_forcing_beyond_the_window(params, view
     conditions = random_conditions(keys[1], views)
     clean, noisy = latents[:, :, :-1], random_latents(keys[2], views)[:, :, 1:]
     sigma = jnp.linspace(0.1, 1.0, FRAMES - 1)
-    parallel = jax.jit(lambda *args: predict_teacher_forced(CONFIG, params, *args))(
+    parallel = jax.jit(lambda *args: predict_teacher_forced(CONFIG, params, *args).x0)(
         clean, noisy, jnp.broadcast_to(sigma, (2, FRAMES - 1)), conditions
     )
-    one_by_one = sequential(params, clean, noisy, sigma, conditions)
+    one_by_one = sequential(CONFIG, params, clean, noisy, sigma, conditions)
     np.testing.assert_allclose(parallel, one_by_one, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [0, 1])
+def test_chunks_of_three_through_the_cache_and_beside_the_memory(params, given):
+    """One answer from two copies at once, from the clip's memory, and chunk by chunk."""
+    config = dataclasses.replace(CONFIG, chunk=3, window=3, rebase=False)
+    keys = jax.random.split(jax.random.key(3), 3)
+    count = FRAMES - given if given == 0 else 3
+    clean = random_latents(keys[0])[:, :, :count]
+    noisy = random_latents(keys[2])[:, :, given : given + count]
+    conditions = random_conditions(keys[1])
+    sigma = jnp.repeat(jnp.linspace(0.2, 0.9, count // 3), 3)
+    levels = jnp.broadcast_to(sigma, (2, count))
+    run = jax.jit(lambda *args: predict_teacher_forced(config, params, *args, given=given).x0)
+    parallel = run(clean, noisy, levels, conditions.frames(slice(0, given + count)))
+    one_by_one = sequential(config, params, clean, noisy, sigma, conditions, given)
+    np.testing.assert_allclose(parallel, one_by_one, atol=1e-5)
+
+    def beside_memory(clean, noisy, levels, conditions):
+        cache = empty_cache(config, 2, 6, slots=FRAMES)
+        if given:
+            start = conditions.frames(slice(0, 1))
+            cache = remember(config, params, clean[:, :, :1], clean[:, :, :1], start, cache)
+        else:
+            first, nothing = conditions.frames(slice(0, 3)), 0 * clean[:, :, :1]
+            cache = remember(config, params, clean[:, :, :3], nothing, first, cache)
+        after = conditions.frames(slice(given, given + count))
+        return predict_from_memory(
+            config, params, clean, noisy, levels, after, cache, given=given
+        ).x0
+
+    remembered = jax.jit(beside_memory)(clean, noisy, levels, conditions)
+    np.testing.assert_allclose(remembered, parallel, atol=1e-5)
 
 
 def test_a_noisy_frame_sees_clean_frames_before_it_and_no_other_noisy_frame(params):
@@ -116,20 +146,28 @@ def test_a_noisy_frame_sees_clean_frames_before_it_and_no_other_noisy_frame(para
     latents, conditions = random_latents(keys[0]), random_conditions(keys[1])
     clean, noisy = latents[:, :, :-1], random_latents(keys[2])[:, :, 1:]
     sigma = jnp.full((2, FRAMES - 1), 0.5)
-    run = jax.jit(lambda c, n: predict_teacher_forced(CONFIG, params, c, n, sigma, conditions))
-    before = run(clean, noisy)
-    changed_noise = run(clean, noisy.at[:, :, 2].add(1.0))
+    run = jax.jit(
+        lambda c, n, s: predict_teacher_forced(CONFIG, params, c, n, sigma, conditions, s).x0
+    )
+    told = jnp.zeros_like(sigma)
+    before = run(clean, noisy, told)
+    changed_noise = run(clean, noisy.at[:, :, 2].add(1.0), told)
     different = np.abs(np.asarray(changed_noise - before)).max((0, 1, 3, 4, 5))
     assert (different > 0).tolist() == [False, False, True, False, False]
-    changed_past = run(clean.at[:, :, 3].add(1.0), noisy)
-    different = np.abs(np.asarray(changed_past - before)).max((0, 1, 3, 4, 5))
-    assert (different > 0).tolist() == [False, False, False, True, True]
+    for changed in (
+        run(clean.at[:, :, 3].add(1.0), noisy, told),
+        run(clean, noisy, told.at[:, 3].set(0.1)),
+    ):
+        different = np.abs(np.asarray(changed - before)).max((0, 1, 3, 4, 5))
+        assert (different > 0).tolist() == [False, False, False, True, True]
 
 
-def test_the_prior_s_columns_start_at_zero_and_then_leave_an_unprimed_model_unchanged(params):
+def test_conditions_start_at_zero_and_then_leave_a_model_that_ignores_them_unchanged(params):
     start = jax.jit(lambda key: nn.unbox(init_params(CONFIG, key)))(jax.random.key(0))
-    assert not start["embed_prior"]["kernel"].any()
-    assert not start["layers"]["block_1"]["view_gate"].any()
+    for name in ("prior", "layout", "rays", "previous"):
+        assert not start["embeddings"][f"embed_{name}"]["kernel"].any()
+    assert not start["embeddings"]["motion_to_time"]["kernel"].any()
+    assert not start["views"]["gate"].any()
     keys = jax.random.split(jax.random.key(4), 2)
     noisy, conditions = random_latents(keys[0]), random_conditions(keys[1])
     unprimed = dataclasses.replace(
@@ -138,13 +176,14 @@ def test_the_prior_s_columns_start_at_zero_and_then_leave_an_unprimed_model_unch
         prior_mask=jnp.zeros_like(conditions.prior_mask),
     )
     sigma = jnp.full((2, FRAMES), 0.5)
-    run = jax.jit(lambda p, given: predict_clip(CONFIG, p, noisy, sigma, given))
+    run = jax.jit(lambda p, given: predict_clip(CONFIG, p, noisy, sigma, given).x0)
 
     def correction(p, given):
         base = given.prior * given.prior_mask + noisy[:, :, :1] * (1 - given.prior_mask)
         return run(p, given) - base
 
-    unread = {**params, "embed_prior": start["embed_prior"]}
+    unread = start["embeddings"]["embed_prior"]
+    unread = {**params, "embeddings": {**params["embeddings"], "embed_prior": unread}}
     difference = correction(unread, conditions) - correction(unread, unprimed)
     np.testing.assert_allclose(difference, 0.0, atol=1e-5)
     difference = correction(params, conditions) - correction(params, unprimed)
@@ -155,11 +194,11 @@ def test_views_meet_only_through_the_cross_view_gate(params):
     keys = jax.random.split(jax.random.key(5), 2)
     noisy, conditions = random_latents(keys[0], 2), random_conditions(keys[1], 2)
     sigma = jnp.full((2, FRAMES), 0.5)
-    run = jax.jit(lambda p, x: predict_clip(CONFIG, p, x, sigma, conditions))
+    run = jax.jit(lambda p, x: predict_clip(CONFIG, p, x, sigma, conditions).x0)
     moved = noisy.at[:, 1].add(1.0)
     assert jnp.abs(run(params, moved) - run(params, noisy))[:, 0].max() > 1e-6
     closed = jax.tree.map(jnp.copy, params)
-    closed["layers"]["block_1"]["view_gate"] *= 0.0
+    closed["views"]["gate"] *= 0.0
     np.testing.assert_array_equal(run(closed, moved)[:, 0], run(closed, noisy)[:, 0])
 
 
@@ -167,9 +206,10 @@ def test_one_view_of_many_equals_a_single_view_when_the_gate_is_closed(params):
     keys = jax.random.split(jax.random.key(6), 2)
     noisy, conditions = random_latents(keys[0], 2), random_conditions(keys[1], 2)
     closed = jax.tree.map(jnp.copy, params)
-    closed["layers"]["block_1"]["view_gate"] *= 0.0
+    closed["views"]["gate"] *= 0.0
     sigma = jnp.full((2, FRAMES), 0.3)
-    both = predict_clip(CONFIG, closed, noisy, sigma, conditions)
+    run = jax.jit(lambda *args: predict_clip(CONFIG, *args).x0)
+    both = run(closed, noisy, sigma, conditions)
     single = dataclasses.replace(
         conditions,
         **{
@@ -177,16 +217,19 @@ def test_one_view_of_many_equals_a_single_view_when_the_gate_is_closed(params):
             for name in ("layout", "layout_valid", "prior", "prior_mask", "rays")
         },
     )
-    alone = predict_clip(CONFIG, closed, noisy[:, :1], sigma, single)
+    alone = run(closed, noisy[:, :1], sigma, single)
     np.testing.assert_allclose(both[:, :1], alone, atol=1e-5)
 
 
-def test_parameters_do_not_depend_on_the_pattern_and_all_have_axis_names():
+def test_all_parameters_have_axis_names_and_layers_do_not_know_of_views():
     boxed = jax.eval_shape(lambda: init_params(CONFIG, jax.random.key(0)))
     is_box = lambda leaf: isinstance(leaf, nn.Partitioned)  # noqa: E731
     boxes = jax.tree.leaves(boxed, is_leaf=is_box)
     assert all(is_box(box) and len(box.names) == box.value.ndim for box in boxes)
-    assert jax.tree.structure(abstract_params(CONFIG)) == jax.tree.structure(nn.unbox(boxed))
+    own = abstract_params(CONFIG)
+    assert jax.tree.structure(own) == jax.tree.structure(nn.unbox(boxed))
+    none = abstract_params(dataclasses.replace(CONFIG, cross_view_every=0))
+    assert own.pop("views") and own == none
 
 
 def test_a_grid_that_does_not_divide_into_patches_is_refused(params):

@@ -1,5 +1,7 @@
 """Sessions: chunks of frames one after another, forks, optional conditions, many views."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -27,12 +29,17 @@ CONFIG = WorldGenConfig(
 HEIGHT, WIDTH = 32, 48
 
 
+def make_codec() -> VideoCodec:
+    config = CodecConfig(latent_channels=4, half_width=4, quarter_width=4, eighth_width=4)
+    blank = jnp.zeros((1, 4, 16, 16, 3))
+    return VideoCodec(
+        config, nn.unbox(CodecNetwork(config).init(jax.random.key(0), blank))["params"]
+    )
+
+
 @pytest.fixture(scope="module")
 def gen() -> WorldGen:
-    codec_config = CodecConfig(latent_channels=4, half_width=4, quarter_width=4, eighth_width=4)
-    network = CodecNetwork(codec_config)
-    params = nn.unbox(network.init(jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3))))["params"]
-    return WorldGen.from_scratch(CONFIG, VideoCodec(codec_config, params), seed=1)
+    return WorldGen.from_scratch(CONFIG, make_codec(), seed=1)
 
 
 def picture(seed: int, *lead: int) -> np.ndarray:
@@ -120,20 +127,64 @@ def test_uint8_pictures_and_a_batch_axis(gen):
     np.testing.assert_allclose(both, exact, atol=1e-5)
 
 
-def test_guidance_of_scale_one_is_no_guidance_and_zero_ignores_the_style(gen):
+@pytest.fixture(scope="module")
+def loud(gen) -> WorldGen:
+    """Weights that have learned to listen to the style."""
     params = jax.tree.map(jnp.copy, gen.params)
-    params["head"]["kernel"] += 0.1 * jax.random.normal(
-        jax.random.key(0), params["head"]["kernel"].shape
-    )
-    loud = WorldGen(gen.config, params, gen.codec)
-    session = loud.start(picture(0), seed=0)
+    out = params["head"]["out"]
+    out["kernel"] += 0.1 * jax.random.normal(jax.random.key(0), out["kernel"].shape)
+    table = params["embeddings"]["condition_tokens"]["weather"]
+    table["table"] *= 100.0
+    return WorldGen(gen.config, params, gen.codec)
+
+
+def test_guidance_leads_away_from_a_session_that_never_knew_the_style(loud):
+    """At scale 0 only the null branch speaks, which remembers the frames without their style."""
     rain = Conditions(style={"weather": "rain"})
-    plain, _ = loud.step(session, rain, steps=1)
-    null, _ = loud.step(session, Conditions(), steps=1)
-    dropped, _ = loud.step(session, rain, steps=1, cfg_scale=0.0)
+    session = loud.start(picture(0), seed=0, conditions=rain, guided=True)
+    never = loud.start(picture(0), seed=0)
+    plain = loud.start(picture(0), seed=0, conditions=rain)
+    for _ in range(2):
+        dropped, session = loud.step(session, rain, steps=1, cfg_scale=0.0)
+        null, never = loud.step(never, Conditions(), steps=1)
+        np.testing.assert_allclose(dropped, null, atol=1e-5)
+    one, _ = loud.step(loud.start(picture(0), seed=0, conditions=rain, guided=True), rain, steps=1)
+    same, _ = loud.step(plain, rain, steps=1)
+    np.testing.assert_allclose(one, same, atol=1e-5)
     pushed, _ = loud.step(session, rain, steps=1, cfg_scale=3.0)
-    np.testing.assert_allclose(dropped, null, atol=1e-6)
-    assert np.abs(np.asarray(pushed - plain)).max() > 1e-6
+    weaker, _ = loud.step(session, rain, steps=1, cfg_scale=1.0)
+    assert np.abs(np.asarray(pushed - weaker)).max() > 1e-4
+    with pytest.raises(ValueError, match="guided=True"):
+        loud.step(plain, rain, cfg_scale=2.0)
+
+
+def test_every_pattern_of_conditions_and_every_scale_is_one_program(loud):
+    from jwm_jax.worldgen.model import _step
+
+    session = loud.start(picture(0), seed=0, guided=True)
+    before = _step._cache_size()
+    for given in (Conditions(), full_conditions(1), Conditions(prior=picture(2, 4))):
+        for scale in (1.0, 2.5):
+            loud.step(session, given, steps=1, cfg_scale=scale)
+    assert _step._cache_size() <= before + 1
+
+
+def test_a_session_of_three_latent_frames_a_chunk_and_text():
+    config = dataclasses.replace(
+        CONFIG, chunk=3, prediction="velocity", previous_input=False, text_dim=6, text_len=4
+    )
+    gen = WorldGen.from_scratch(config, make_codec(), seed=1)
+    out = gen.params["head"]["out"]
+    out["kernel"] = out["kernel"] + 0.1
+    text = np.random.default_rng(0).random((3, 6), np.float32)
+    session = gen.start(picture(0), seed=0, text=text)
+    given = Conditions(layout=picture(1, 12), ego_motion=np.ones((12, 4), np.float32))
+    frames, after = gen.step(session, given, steps=1)
+    assert frames.shape == (12, HEIGHT, WIDTH, 3) and int(after.num_frames) == 3
+    untold, _ = gen.step(gen.start(picture(0), seed=0), given, steps=1)
+    assert np.abs(np.asarray(frames - untold)).max() > 1e-6
+    with pytest.raises(ValueError, match="up to 4 rows of 6 channels, but got 5 rows"):
+        gen.start(picture(0), text=np.zeros((5, 6), np.float32))
 
 
 def test_saving_and_loading_keeps_the_model(gen, tmp_path):
