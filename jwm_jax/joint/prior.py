@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from jwm_jax.scene import Camera, Scene
 from jwm_jax.scene.pytree import Array
+from jwm_jax.scene.scene import default_capacity
 
 
 class Prior(NamedTuple):
@@ -31,12 +32,14 @@ class Prior(NamedTuple):
 
 
 def render_prior(scene: Scene, camera: Camera, times: Float[Array, "*b"]) -> Prior:
-    """Draw a scene for the generator.
+    """Draw a scene for the generator, with a fixed capacity whose overflow is counted: a world in
+    motion must neither count first nor compile again.
 
     Args:
         scene: What is known.
         camera: World frame, any leading axes [*b].
         times: Seconds since the scene's start, [*b].
     """
-    picture = scene.render(camera, times, sky=False)
+    slots = default_capacity(scene.gaussians.capacity, camera.height, camera.width)
+    picture = scene.render(camera, times, sky=False, capacity=slots)
     return Prior(jnp.clip(picture.rgb, 0.0, 1.0), picture.alpha, picture.depth, picture.overflow)

@@ -133,17 +133,26 @@ class Scene:
             camera: World frame; leading axes [*b] draw several pictures.
             time: Seconds since the start, [*b] or one for all.
             sky: Whether the sky fills what Gaussians leave open; black otherwise.
-            capacity: Pairs of Gaussian and tile that a picture has room for; `default_capacity` if
-                None.
+            capacity: Pairs of Gaussian and tile that a picture has room for. If None they are
+                counted first, so that all are drawn; under `jax.jit`, where they cannot be,
+                `default_capacity`.
 
         Returns:
             rgb [*b, h, w, 3], alpha [*b, h, w], depth [*b, h, w], overflow [*b].
         """
         size = (camera.height, camera.width)
-        slots = default_capacity(self.gaussians.capacity, *size) if capacity is None else capacity
         scene = replace(self, start=0.0)  # static, and of no effect here: one program for all
         pose, K = camera.world_from_camera, camera.K
-        return _render(scene, pose, K, time, size=size, sky=sky, slots=slots)
+        if capacity is None:
+            capacity = default_capacity(self.gaussians.capacity, *size)
+            given = jax.tree.leaves((scene, pose, K, time))
+            if not any(isinstance(leaf, jax.core.Tracer) for leaf in given):
+                pairs = 1.00001 * float(
+                    _count(scene, pose, K, time, size=size)
+                )  # summed in float32
+                if pairs > capacity:
+                    capacity = jwm_kernels.rounded_capacity(pairs)
+        return _render(scene, pose, K, time, size=size, sky=sky, slots=capacity)
 
     def save_ply(self, path: str | Path, time: float | None = None) -> Path:
         """Write a 3D Gaussian splatting PLY: static Gaussians, or all as they stand at `time`.
@@ -219,6 +228,10 @@ class Scene:
         )
 
 
+ROUNDING = 1e-5
+"""Relative error of a count that is summed in float32."""
+
+
 def default_capacity(gaussians: int, height: int, width: int) -> int:
     """Room for four 8-pixel tiles a Gaussian, and 64 Gaussians a tile on top.
 
@@ -227,16 +240,36 @@ def default_capacity(gaussians: int, height: int, width: int) -> int:
     return 4 * gaussians + 64 * (-(-height // 8)) * (-(-width // 8))
 
 
-@partial(jax.jit, static_argnames=("size", "sky", "slots"))
-def _render(scene: Scene, pose, K, time, **options) -> Rendering:
-    """Pictures along the leading axes of `pose`, one after another."""
+@partial(jax.jit, static_argnames=("size",))
+def _count(scene: Scene, pose, K, time, *, size: tuple[int, int]) -> Float[Array, ""]:
+    """Pairs of Gaussian and tile of the picture that has the most."""
+    (height, width), tile = size, jwm_kernels.default_tile_size()
+
+    def one(each):
+        pose, K, time = each
+        g = scene.compose(time)
+        shape = (g.means, g.quats, g.scales, g.opacities)
+        seen = jwm_kernels.project(*shape, invert_transform(pose)[None], K[None], width, height)
+        return jnp.sum(jwm_kernels.count_tiles(seen, width, height, tile).astype(jnp.float32))
+
+    return jnp.max(jax.lax.map(one, _flat_views(pose, K, time)[0]))
+
+
+def _flat_views(pose, K, time) -> tuple[tuple, tuple[int, ...]]:
+    """Poses, intrinsics and times of all pictures in a row, and the axes they had."""
     pose = jnp.asarray(pose, jnp.float32)
     leading = pose.shape[:-2]
     K = jnp.broadcast_to(jnp.asarray(K, jnp.float32), (*leading, 3, 3))
     time = jnp.broadcast_to(jnp.asarray(time, jnp.float32), leading)
+    return (pose.reshape(-1, 4, 4), K.reshape(-1, 3, 3), time.reshape(-1)), leading
+
+
+@partial(jax.jit, static_argnames=("size", "sky", "slots"))
+def _render(scene: Scene, pose, K, time, **options) -> Rendering:
+    """Pictures along the leading axes of `pose`, one after another."""
+    flat, leading = _flat_views(pose, K, time)
     if not leading:
-        return _render_one(scene, pose, K, time, **options)
-    flat = (pose.reshape(-1, 4, 4), K.reshape(-1, 3, 3), time.reshape(-1))
+        return _render_one(scene, *(x[0] for x in flat), **options)
     pictures = jax.lax.map(lambda one: _render_one(scene, *one, **options), flat)
     return jax.tree.map(lambda p: p.reshape(*leading, *p.shape[1:]), pictures)
 

@@ -1,7 +1,7 @@
 """Gaussian rasterizer: 3D Gaussians to images, differentiable, on CPU, GPU and TPU."""
 
 from jwm_kernels.gaussian_rasterizer.api import blend, rasterization
-from jwm_kernels.gaussian_rasterizer.binning import TileLists, bin_tiles
+from jwm_kernels.gaussian_rasterizer.binning import TileLists, bin_tiles, count_tiles
 from jwm_kernels.gaussian_rasterizer.camera_types import (
     Distortion,
     FThetaCameraDistortionParameters,
@@ -9,7 +9,12 @@ from jwm_kernels.gaussian_rasterizer.camera_types import (
     RollingShutterType,
     UnscentedTransformParameters,
 )
-from jwm_kernels.gaussian_rasterizer.capacity import check_overflow, suggest_capacity
+from jwm_kernels.gaussian_rasterizer.capacity import (
+    check_overflow,
+    default_tile_size,
+    rounded_capacity,
+    suggest_capacity,
+)
 from jwm_kernels.gaussian_rasterizer.contributors import render_ids
 from jwm_kernels.gaussian_rasterizer.projection import (
     Projection,
@@ -32,10 +37,13 @@ __all__ = [
     "bin_tiles",
     "blend",
     "check_overflow",
+    "count_tiles",
+    "default_tile_size",
     "project",
     "quat_scale_to_covar",
     "rasterization",
     "render_ids",
+    "rounded_capacity",
     "spherical_harmonics",
     "suggest_capacity",
 ]

@@ -6,6 +6,7 @@ viewmats, Ks, backgrounds and the coefficients of a lens.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from jwm_kernels.gaussian_rasterizer.backends import (
 from jwm_kernels.gaussian_rasterizer.binning import (
     TileLists,
     bin_tiles,
+    count_tiles,
     default_host_sort,
     grid_shape,
 )
@@ -30,7 +32,14 @@ from jwm_kernels.gaussian_rasterizer.camera_types import (
     RollingShutterType,
     UnscentedTransformParameters,
 )
-from jwm_kernels.gaussian_rasterizer.capacity import default_capacity, default_tile_size
+from jwm_kernels.gaussian_rasterizer.capacity import (
+    ROUNDING,
+    counted_capacity,
+    default_capacity,
+    default_tile_size,
+    is_traced,
+    warn_of_overflow,
+)
 from jwm_kernels.gaussian_rasterizer.constants import COORDINATE_MAX
 from jwm_kernels.gaussian_rasterizer.layout import pack_table, tiles_to_image
 from jwm_kernels.gaussian_rasterizer.projection import (
@@ -144,7 +153,9 @@ def rasterization(
         of the loss in these means, in 1/px; with `absgrad` the sum over pixels of the magnitudes.
       capacity: static number of (splat, tile) pairs for the whole call. When it does not suffice
         the farthest are dropped and counted in `meta["overflow"]`, which `check_overflow` makes an
-        error. See `suggest_capacity`.
+        error. By default the pairs are counted first and all are drawn (on several devices, whose
+        shares can only be estimated, a warning tells of those that were not); under `jax.jit`,
+        where nothing can be counted, it is for splats of 32 pixels. See `suggest_capacity`.
       host_sort: sorts with NumPy through a callback; by default on CPU with one device and many
         slots. A program with a callback cannot be exported: pass False.
       backend: "auto" or a key of `backends.BACKENDS`. A TPU or GPU backend that is named also sets
@@ -193,32 +204,39 @@ def rasterization(
     tile_size = default_tile_size(backend, mesh) if tile_size is None else tile_size
     validation.check_tile_size(tile_size)
     tiles_x, tiles_y = grid_shape(width, height, tile_size)
-    if capacity is None:
-        images = int(np.prod((*batch, cameras))) // devices
-        capacity = default_capacity(images, max(n, 1), tiles_x * tiles_y, tile_size)
-    else:
-        capacity = -(-capacity // devices)
-    if host_sort is None:
-        host_sort = default_host_sort(capacity, backend, mesh)
-
     if covars is not None:
         quats = scales = None
     if not with_color:
         colors = backgrounds = None
     splats = dict(means=means, quats=quats, scales=scales, covars=covars, opacities=opacities)
     views = dict(viewmats=viewmats, Ks=Ks, viewmats_rs=viewmats_rs, distortion=distortion)
+    screen_options = _ScreenOptions(
+        sh_degree=sh_degree, with_depth=bool(depth_mode), width=width, height=height,
+        near_plane=float(near_plane), far_plane=float(far_plane), radius_clip=float(radius_clip),
+        eps2d=float(eps2d), antialiased=rasterize_mode == "antialiased",
+        camera_model=camera_model, rolling_shutter=rolling_shutter, with_ut=with_ut,
+        ut_params=ut_params,
+    )  # fmt: skip
+    counted = capacity is None and not is_traced(splats, colors, views, backgrounds, means2d_probe)
+    if capacity is None:
+        images = int(np.prod((*batch, cameras))) // devices
+        capacity = default_capacity(images, max(n, 1), tiles_x * tiles_y, tile_size)
+        if counted and n:
+            pairs = np.asarray(_count(splats, views, tile_size, screen_options=screen_options))
+            share = (
+                np.sum(pairs, dtype=np.int64) if devices == 1 else _largest_share(pairs, devices)
+            )
+            capacity = counted_capacity(capacity, int(share))
+    else:
+        capacity = -(-capacity // devices)
+    if host_sort is None:
+        host_sort = default_host_sort(capacity, backend, mesh)
     rendered, alphas, meta = _rasterize(
         splats,
         colors,
         views,
         dict(backgrounds=backgrounds, means2d_probe=means2d_probe),
-        screen_options=_ScreenOptions(
-            sh_degree=sh_degree, with_depth=bool(depth_mode), width=width, height=height,
-            near_plane=float(near_plane), far_plane=float(far_plane),
-            radius_clip=float(radius_clip), eps2d=float(eps2d),
-            antialiased=rasterize_mode == "antialiased", camera_model=camera_model,
-            rolling_shutter=rolling_shutter, with_ut=with_ut, ut_params=ut_params,
-        ),
+        screen_options=screen_options,
         image_options=_ImageOptions(
             width=width, height=height, tile_size=tile_size, capacity=capacity,
             host_sort=host_sort, expected_depth=depth_mode == "ED", max_alpha=float(max_alpha),
@@ -238,6 +256,8 @@ def rasterization(
         "n_cameras": cameras,
         "n_devices": devices,
     }
+    if counted and devices > 1:
+        warn_of_overflow(meta)
     return rendered, alphas, meta
 
 
@@ -380,6 +400,29 @@ def _rasterize(splats, colors, views, extras, *, screen_options, image_options, 
         "dropped_cameras": jnp.sum(~working, -1, dtype=jnp.int32),
     }
     return rendered, alphas, meta
+
+
+@functools.partial(jax.jit, static_argnames=("tile_size", "screen_options"))
+def _count(splats, views, tile_size, *, screen_options):
+    """Float [*batch, C], the (splat, tile) pairs of each image; one program beside `_rasterize`."""
+    splats, _, views, _ = _in_one_dtype(splats, None, views, None)
+    options = screen_options._asdict()
+    size = options["width"], options["height"]
+    del options["sh_degree"], options["with_depth"]
+    counts = count_tiles(project(**splats, **views, **options), *size, tile_size)
+    return jnp.sum(counts.astype(jnp.float32), -1)
+
+
+def _largest_share(pairs, devices):
+    """Most pairs that one of the devices has to hold, for float32 sums [*batch, C] of each image.
+
+    Cameras are split in order; where splats are split instead, devices have about equal shares.
+    """
+    cameras = np.moveaxis(pairs, -1, 0).reshape(pairs.shape[-1], -1).astype(np.float64).sum(-1)
+    share = cameras.sum() if devices == 1 else 1.5 * cameras.sum() / devices
+    if len(cameras) % devices == 0:
+        share = max(share, cameras.reshape(devices, -1).sum(-1).max())
+    return math.ceil(share * (1 + ROUNDING))
 
 
 def _to_screen(splats, colors, views, *, sh_degree, with_depth, **options):

@@ -1,6 +1,13 @@
-"""How many (splat, tile) pairs a scene needs, and what to do when they did not fit."""
+"""How many (splat, tile) pairs a scene needs, and what to do when they did not fit.
+
+The capacity of the tile lists is static. A call outside `jax.jit` that names none counts first
+(`counted_capacity`): what `default_capacity` gives where that is enough, so that most scenes of a
+size share one program, else the count rounded up, so that nearby scenes do. Inside `jax.jit`
+nothing can be counted: there it is `default_capacity`, and what did not fit is told as `overflow`.
+"""
 
 import math
+import warnings
 
 import jax
 import numpy as np
@@ -10,13 +17,18 @@ from jaxtyping import Float
 from jwm_kernels.gaussian_rasterizer import validation
 from jwm_kernels.gaussian_rasterizer.backends import check_backend, target_platform
 from jwm_kernels.gaussian_rasterizer.binning import count_tiles
-from jwm_kernels.gaussian_rasterizer.projection import project
+from jwm_kernels.gaussian_rasterizer.projection import Projection, project
 
 Array = jax.Array | np.ndarray
 
 
-SPLAT_WIDTH = 16.0
-"""Side in pixels of the bounding box that `default_capacity` takes splats to have."""
+SPLAT_WIDTH = 32.0
+"""Side in pixels of the bounding box that `default_capacity` takes splats to have: four times the
+area of what is usual in captures, since under `jax.jit` nobody looks."""
+
+
+ROUNDING = 1e-5
+"""Relative error of a count that is summed in float32."""
 
 
 def default_tile_size(backend: str = "auto", mesh: Mesh | None = None) -> int:
@@ -25,10 +37,9 @@ def default_tile_size(backend: str = "auto", mesh: Mesh | None = None) -> int:
 
 
 def default_capacity(images: int, gaussians: int, tiles: int, tile_size: int) -> int:
-    """Slots for splats of a few pixels, whose boxes are about `SPLAT_WIDTH` pixels wide.
+    """Slots for splats whose boxes are `SPLAT_WIDTH` pixels wide on average.
 
-    A box of width w lies over (1 + w / t)^2 tiles of side t on average. Where that is less than 5,
-    the few splats that are much wider count, and 5 is taken.
+    A box of width w lies over (1 + w / t)^2 tiles of side t on average.
 
     Args:
       images: batch members times cameras.
@@ -39,9 +50,46 @@ def default_capacity(images: int, gaussians: int, tiles: int, tile_size: int) ->
     Returns:
       number of slots for all images together.
     """
-    per_splat = max(5.0, (1 + SPLAT_WIDTH / tile_size) ** 2)
+    per_splat = (1 + SPLAT_WIDTH / tile_size) ** 2
     wanted = math.ceil(images * (per_splat * gaussians + 8 * tiles))
     return max(1, min(images * gaussians * tiles, -(-wanted // 1024) * 1024))
+
+
+def is_traced(*trees) -> bool:
+    """Whether any array is a tracer, so that its values are not known."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def counted_capacity(default: int, pairs: int) -> int:
+    """Slots for a number of pairs: the default where it is enough, else the count rounded up.
+
+    Args:
+      default: what `default_capacity` gives.
+      pairs: as counted.
+
+    Returns:
+      number of slots.
+    """
+    return default if pairs <= default else rounded_capacity(pairs)
+
+
+def rounded_capacity(pairs: int | float | np.number) -> int:
+    """A number of pairs rounded up to a power of 2^(1/4), at least 256."""
+    return int(np.ceil(2 ** (np.ceil(4 * np.log2(max(256.0, pairs))) / 4)))
+
+
+def count_pairs(projection: Projection, width: int, height: int, tile_size: int) -> np.ndarray:
+    """(splat, tile) pairs of each image of a projection whose values are known, int64."""
+    counts = np.asarray(count_tiles(projection, width, height, tile_size))
+    return np.sum(counts, axis=-1, dtype=np.int64)
+
+
+def warn_of_overflow(meta: dict) -> None:
+    """A Python warning if a call outside `jax.jit` that named no capacity dropped splats."""
+    try:
+        check_overflow(meta)
+    except ValueError as error:
+        warnings.warn(f"rasterization, {error}", RuntimeWarning, stacklevel=3)
 
 
 def suggest_capacity(
@@ -90,11 +138,7 @@ def suggest_capacity(
     validation.check_tile_size(tile_size)
     validation.check_limits(margin=margin)
     projection = project(means, quats, scales, opacities, viewmats, Ks, width, height, **options)
-    total = int(
-        np.sum(np.asarray(count_tiles(projection, width, height, tile_size)), dtype=np.int64)
-    )
-    wanted = max(256.0, total * margin)
-    return int(np.ceil(2 ** (np.ceil(4 * np.log2(wanted)) / 4)))
+    return rounded_capacity(count_pairs(projection, width, height, tile_size).sum() * margin)
 
 
 def check_overflow(meta: dict) -> None:

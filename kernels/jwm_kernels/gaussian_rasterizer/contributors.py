@@ -15,7 +15,13 @@ from jaxtyping import Float, Int
 
 from jwm_kernels.gaussian_rasterizer import blend_xla, validation
 from jwm_kernels.gaussian_rasterizer.binning import bin_tiles, grid_shape
-from jwm_kernels.gaussian_rasterizer.capacity import default_capacity, default_tile_size
+from jwm_kernels.gaussian_rasterizer.capacity import (
+    count_pairs,
+    counted_capacity,
+    default_capacity,
+    default_tile_size,
+    is_traced,
+)
 from jwm_kernels.gaussian_rasterizer.layout import pack_table, tiles_to_image
 from jwm_kernels.gaussian_rasterizer.projection import project
 from jwm_kernels.gaussian_rasterizer.table import zero_of
@@ -58,7 +64,7 @@ def render_ids(
       k: how many, at least 1; time grows with it.
       tile_size: side of a tile in pixels.
       max_alpha: limit of a splat's alpha.
-      capacity: number of (splat, tile) pairs.
+      capacity: number of (splat, tile) pairs; counted first by default, see `rasterization`.
       host_sort: sorts with NumPy.
       **options: of `project`.
 
@@ -84,6 +90,9 @@ def render_ids(
     if capacity is None:
         tiles = int(np.prod(grid_shape(width, height, tile_size)))
         capacity = default_capacity(int(np.prod(leading)), n, tiles, tile_size)
+        if not is_traced(projection):
+            pairs = count_pairs(projection, width, height, tile_size).sum()
+            capacity = counted_capacity(capacity, int(pairs))
     lists = bin_tiles(
         projection, width, height, tile_size=tile_size, capacity=capacity, host_sort=host_sort
     )
