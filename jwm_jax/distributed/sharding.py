@@ -164,6 +164,24 @@ def put_batch(local: Any, mesh: Mesh, batch_size: int) -> Any:
     return jax.tree_util.tree_map_with_path(put, local)
 
 
+def put_rows(tree: Any, rows: int) -> Any:
+    """Spread host arrays over the mesh set with `jax.set_mesh`, each device its share of the rows.
+
+    Args:
+        tree: Tree of numpy arrays, the same on every process; all lead with `rows` rows.
+        rows: Their number.
+
+    Returns:
+        Global arrays; the tree itself where there is no mesh or it does not divide the rows.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty or rows % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        return tree
+    mine = local_rows(mesh, rows)
+    placed = put_batch(jax.tree.map(lambda x: np.asarray(x)[None, mine], tree), mesh, rows)
+    return jax.tree.map(lambda x: x[0], placed)
+
+
 def automatic_axes() -> dict[str, int]:
     """Axes and sizes of the mesh set with `jax.set_mesh` that no `shard_map` has made manual."""
     mesh = jax.sharding.get_abstract_mesh()

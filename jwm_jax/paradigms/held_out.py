@@ -55,9 +55,10 @@ def held_out_flow_loss(
 
     @jax.jit
     def score(latents, conditions, key):
-        return teacher_forcing_loss(
+        rows = teacher_forcing_loss(
             gen.config, NoiseConfig(), gen.params, latents, conditions, key, {}, 0.0
         )
+        return jax.tree.map(jnp.mean, rows)
 
     def mean(hidden: float) -> dict[str, float]:
         parts = []

@@ -37,7 +37,7 @@ def bidirectional_loss(
     conditions: LatentConditions,
     key: jax.Array,
     dropout: Mapping[str, float],
-) -> tuple[Float[jax.Array, ""], dict[str, jax.Array]]:
+) -> tuple[Float[jax.Array, "b"], dict[str, Float[jax.Array, "b"]]]:
     """Flow loss of whole clips.
 
     Args:
@@ -50,7 +50,7 @@ def bidirectional_loss(
         dropout: probability of hiding each condition.
 
     Returns:
-        The loss and the metrics of `x0_loss`.
+        The loss and the metrics of `x0_loss`, row by row.
     """
     key_sigma, key_noise, key_drop = jax.random.split(key, 3)
     batch, _, frames = latents.shape[:3]
@@ -75,6 +75,9 @@ class PretrainExperiment(WorldGenExperiment):
 
 class PretrainTask(WorldGenTask):
     """Bidirectional pretraining as the loop sees it."""
+
+    stage = "bidirectional"
+    starts_from = ("bidirectional",)
 
     def flow_loss(
         self, params: Any, batch: Any, key: Any, dropout: Mapping[str, float], history: float

@@ -18,8 +18,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
+from jwm_jax.distributed import gather_to_host
 from jwm_jax.paradigms.worldgen_task import (
     NoiseConfig,
     WorldGenExperiment,
@@ -42,7 +44,7 @@ def teacher_forcing_loss(
     key: jax.Array,
     dropout: Mapping[str, float],
     history: float,
-) -> tuple[Float[jax.Array, ""], dict[str, jax.Array]]:
+) -> tuple[Float[jax.Array, "b"], dict[str, Float[jax.Array, "b"]]]:
     """Flow loss of frames 1..K given the frames before each.
 
     Args:
@@ -56,7 +58,7 @@ def teacher_forcing_loss(
         history: largest standard deviation of the noise on the history.
 
     Returns:
-        The loss and the metrics of `x0_loss`.
+        The loss and the metrics of `x0_loss`, row by row.
     """
     key_sigma, key_noise, key_drop, key_level, key_history = jax.random.split(key, 5)
     batch, count = latents.shape[0], latents.shape[2] - 1
@@ -116,16 +118,23 @@ class TeacherForcingTask(WorldGenTask):
         at the first, the middle and the last frame.
         """
         values = super().evaluate(params)
-        batch = self.held_out_batch()
-        if batch is None:
+        given = self.held_out_batch()
+        if given is None:
             return values
-        latents, conditions = batch
+        (latents, conditions), weights = given
         rolled = self._rollout(params, latents[:, :, :1], conditions)
+        rolled, latents = gather_to_host((rolled, latents))
+
+        def mean(error: np.ndarray) -> float:
+            return float(
+                np.average(np.square(error).reshape(len(weights), -1).mean(1), weights=weights)
+            )
+
         last = latents.shape[2] - 1
         for frame in sorted({1, (last + 1) // 2, last}):
             truth = latents[:, :, frame]
-            values[f"rollout_mse_{frame}"] = float(jnp.mean((rolled[:, :, frame] - truth) ** 2))
-            values[f"copy_mse_{frame}"] = float(jnp.mean((latents[:, :, 0] - truth) ** 2))
+            values[f"rollout_mse_{frame}"] = mean(rolled[:, :, frame] - truth)
+            values[f"copy_mse_{frame}"] = mean(latents[:, :, 0] - truth)
         return values
 
     @cached_property

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jwm_jax.checkpoint.model_dir import WEIGHTS
+from jwm_jax.distributed import gather_to_host, put_rows
 from jwm_jax.errors import UsageError
 from jwm_jax.paradigms.latent_encoding import open_latents
 from jwm_jax.paradigms.latents import LatentSet, LatentSource, Prior, stack_windows
@@ -20,10 +21,14 @@ from jwm_jax.training.nets import Net
 from jwm_jax.training.sampling import example_indices, step_rng
 from jwm_jax.training.task import Task
 from jwm_jax.worldgen.codec import VideoCodec
-from jwm_jax.worldgen.conditions import LatentConditions
+from jwm_jax.worldgen.codec_network import PIXELS_PER_LATENT
+from jwm_jax.worldgen.conditions import LatentConditions, no_conditions
 from jwm_jax.worldgen.config import SIZES, WorldGenConfig
 from jwm_jax.worldgen.model import WorldGen
 from jwm_jax.worldgen.transformer import init_params
+
+HELD_OUT = 16
+"""Rows of an evaluation, whatever the mesh, so that its noise is the same on every one."""
 
 DROPOUT = {"layout": 0.1, "prior": 0.15, "ego_motion": 0.1, "style": 0.1, "rays": 0.05}
 """Probability with which training hides each condition from a sample."""
@@ -84,8 +89,12 @@ class WorldGenTask(Task):
 
     Attributes:
         config: the experiment.
+        stage: what the trained weights are, see `model_dir.STAGES`.
+        starts_from: stages that ``init_from`` may be of.
     """
 
+    stage: ClassVar[str] = "causal"
+    starts_from: ClassVar[tuple[str, ...]] = ("bidirectional", "causal")
     prior: Prior | None = None
     prior_name = "none"
 
@@ -111,7 +120,7 @@ class WorldGenTask(Task):
 
     def nets(self, config: WorldGenExperiment) -> dict[str, Net]:
         """The generator, from ``init_from`` if it names any."""
-        source = {"source": config.init_from, "kind": "worldgen"}
+        source = {"source": config.init_from, "kind": "worldgen", "stages": self.starts_from}
         heads = {"heads": config.model.num_heads, "act_heads": config.model.num_heads}
         return {"model": Net(self.init, config.optimizer, units=heads, **source)}
 
@@ -140,41 +149,57 @@ class WorldGenTask(Task):
         starts = self.data.latents.shape[2] - frames + 1
         return self.data.window(example, int(random.integers(starts)), frames)
 
-    def held_out_batch(self, limit: int = 16) -> tuple[np.ndarray, LatentConditions] | None:
-        """Windows of examples that are never trained on, from their start; None without any."""
+    def shapes(self) -> tuple[jax.ShapeDtypeStruct, LatentConditions]:
+        """A batch of windows."""
+        config, source = self.config, self.config.source
+        sides = (source.height // PIXELS_PER_LATENT, source.width // PIXELS_PER_LATENT)
+        size = (config.batch_size, source.views, source.window, *sides)
+        latents = jax.ShapeDtypeStruct((*size, config.model.latent_channels), jnp.float32)
+        return latents, jax.eval_shape(lambda: no_conditions(config.model, size))
+
+    def held_out_batch(self) -> tuple[tuple[Any, LatentConditions], np.ndarray] | None:
+        """`HELD_OUT` windows that are never trained on, from their start, split over the mesh.
+
+        Returns:
+            The batch, and the weight of each row: 0 for the repetitions that fill it up; None
+            without any held-out example.
+        """
         examples = np.flatnonzero(np.asarray(self.data.held_out))
         if not len(examples):
             return None
-        examples = examples[:: max(1, len(examples) // limit)][:limit]
-        frames = self.config.source.window
-        return stack_windows([self.data.window(int(i), 0, frames) for i in examples])
+        examples = examples[:: max(1, len(examples) // HELD_OUT)][:HELD_OUT]
+        frames, weights = self.config.source.window, np.arange(HELD_OUT) < len(examples)
+        filled = np.resize(examples, HELD_OUT)
+        batch = stack_windows([self.data.window(int(i), 0, frames) for i in filled])
+        return put_rows(batch, HELD_OUT), weights.astype(np.float32)
 
     def evaluate(self, params: Any) -> dict[str, float]:
         """The loss on held-out examples with fixed noise and no condition hidden."""
-        batch = self.held_out_batch()
-        if batch is None:
+        given = self.held_out_batch()
+        if given is None:
             return {}
-        _, metrics = self._evaluation_loss(params, batch)
-        return {f"held_out_{name}": float(value) for name, value in metrics.items()}
+        batch, weights = given
+        rows = gather_to_host(self._evaluation_loss(params, batch))
+        return {f"held_out_{n}": float(np.average(x, weights=weights)) for n, x in rows.items()}
 
     @cached_property
     def _evaluation_loss(self) -> Any:
         def run(params: Any, batch: Any) -> Any:
-            key = jax.random.key(0)
-            value, metrics = self.flow_loss(params, batch, key, {}, 0.0)
-            return value, {"loss": value, **metrics}
+            loss, metrics = self.flow_loss(params, batch, jax.random.key(0), {}, 0.0)
+            return {"loss": loss, **metrics}
 
         return jax.jit(run)
 
     def loss(self, params: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
-        """The flow loss with this experiment's dropout and history noise."""
+        """The mean flow loss with this experiment's dropout and history noise."""
         config = self.config
-        return self.flow_loss(params, batch, key, config.dropout, config.noise.history)
+        rows = self.flow_loss(params, batch, key, config.dropout, config.noise.history)
+        return jax.tree.map(jnp.mean, rows)
 
     def flow_loss(
         self, params: Any, batch: Any, key: Any, dropout: Mapping[str, float], history: float
     ) -> tuple[Any, dict[str, Any]]:
-        """The loss of this paradigm; subclasses write it."""
+        """The loss of this paradigm, row by row; subclasses write it."""
         raise NotImplementedError(f"{type(self).__name__} must define flow_loss().")
 
     def next_commands(self, model: str) -> tuple[str, ...]:
@@ -193,7 +218,7 @@ class WorldGenTask(Task):
             "metrics.jsonl beside this folder has the scores.\n"
         )
         model = WorldGen(config.model, params, self.codec)
-        model.save_pretrained(directory, card=card, with_codec=not shipped)
+        model.save_pretrained(directory, card=card, stage=self.stage, with_codec=not shipped)
 
 
 def x0_loss(
@@ -201,8 +226,8 @@ def x0_loss(
     target: Float[jax.Array, "b v f h w c"],
     weight: Float[jax.Array, "b f"],
     base: Float[jax.Array, "b v f h w c"],
-) -> tuple[Float[jax.Array, ""], dict[str, jax.Array]]:
-    """Weighted squared error of predicted clean latents.
+) -> tuple[Float[jax.Array, "b"], dict[str, Float[jax.Array, "b"]]]:
+    """Weighted squared error of predicted clean latents, a mean over each row.
 
     Args:
         predicted: by the network.
@@ -213,7 +238,8 @@ def x0_loss(
     Returns:
         The loss, and ``x0_mse`` beside ``base_mse``, unweighted.
     """
+    rest = tuple(range(1, target.ndim))
     error = jnp.square(predicted - target)
-    loss = jnp.mean(weight[:, None, :, None, None, None] * error)
-    metrics = {"x0_mse": jnp.mean(error), "base_mse": jnp.mean(jnp.square(base - target))}
-    return loss, metrics
+    loss = jnp.mean(weight[:, None, :, None, None, None] * error, rest)
+    before = jnp.mean(jnp.square(base - target), rest)
+    return loss, {"x0_mse": jnp.mean(error, rest), "base_mse": before}

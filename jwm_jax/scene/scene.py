@@ -145,8 +145,7 @@ class Scene:
         pose, K = camera.world_from_camera, camera.K
         if capacity is None:
             capacity = default_capacity(self.gaussians.capacity, *size)
-            given = jax.tree.leaves((scene, pose, K, time))
-            if not any(isinstance(leaf, jax.core.Tracer) for leaf in given):
+            if not jwm_kernels.is_traced(scene, pose, K, time):
                 pairs = 1.00001 * float(
                     _count(scene, pose, K, time, size=size)
                 )  # summed in float32

@@ -104,19 +104,25 @@ class WorldGen:
         return cls(config, init(jax.random.key(seed)), codec)
 
     def save_pretrained(
-        self, directory: str | Path, *, card: str, with_codec: bool = True, half: bool = True
+        self,
+        directory: str | Path,
+        *,
+        card: str,
+        stage: str | None = None,
+        with_codec: bool = True,
+        half: bool = True,
     ) -> Path:
         """Writes config.json, params.safetensors and card.md, and the codec in a folder ``codec``.
 
         Args:
             directory: folder of the model, made if absent.
             card: text of card.md: data, command, time and scores.
+            stage: of training, one of `model_dir.STAGES`; None where it is not known.
             with_codec: False leaves the codec to the name in the config.
             half: store float16.
         """
-        folder = save_model(
-            directory, "worldgen", size_name(self.config), self.config, self.params, card, half=half
-        )
+        size, options = size_name(self.config), {"half": half, "stage": stage}
+        folder = save_model(directory, "worldgen", size, self.config, self.params, card, **options)
         if with_codec:
             self.codec.save_pretrained(folder / "codec", card="The codec of this generator.")
         return folder

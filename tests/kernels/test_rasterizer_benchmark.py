@@ -12,7 +12,8 @@ from jwm_kernels.gaussian_rasterizer import benchmark as module
 from jwm_kernels.gaussian_rasterizer.benchmark import benchmark, benchmarks, multiply_add
 from jwm_kernels.gaussian_rasterizer.cases import CASES, Case
 
-STAGES = ("project", "bin", "blend", "blend_and_gradient", "forward", "forward_and_gradient")
+WHOLE = ("forward", "forward_and_gradient")
+STAGES = ("project", "count", "bin", "blend", "blend_and_gradient", *WHOLE)
 TIMES = ("median_ms", "p10_ms", "p90_ms")
 SHAPES = ("gaussians", "cameras", "width", "height", "channels", "tile_size", "pairs")
 

@@ -54,8 +54,10 @@ def test_nearby_scenes_share_a_program_and_small_ones_the_default():
 
 def test_under_jit_what_did_not_fit_is_counted():
     splats = huge_splats(300)
-    meta = jax.jit(lambda *s: rasterization(*s, WIDTH, HEIGHT)[2]["overflow"])(*splats)
-    assert int(meta) > 0
+    overflow = jax.jit(lambda *s: rasterization(*s, WIDTH, HEIGHT)[2]["overflow"])(*splats)
+    assert int(overflow) > 0
+    closed_over = jax.jit(lambda: rasterization(*splats, WIDTH, HEIGHT)[2]["overflow"])()
+    assert int(closed_over) == int(overflow)
 
 
 def test_strongest_gaussians_are_found_among_all():

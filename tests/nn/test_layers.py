@@ -7,6 +7,7 @@ import numpy as np
 
 from jwm_jax.nn.attention import attention
 from jwm_jax.nn.layers import Einsum, LayerNorm, Linear, Mlp, RMSNorm, sinusoidal_embedding
+from jwm_jax.nn.masks import KeyLengths
 
 
 def test_linear_and_einsum_agree_with_numpy_and_name_their_axes():
@@ -51,8 +52,7 @@ def test_sinusoid_has_cosines_first():
 
 def test_a_masked_key_has_no_influence():
     q, k, v = (jax.random.normal(jax.random.key(i), (1, 3, 2, 8)) for i in range(3))
-    visible = jnp.asarray([[True, True, False]])
-    out = attention(q, k, v, visible)
+    out = attention(q, k, v, KeyLengths(2))
     np.testing.assert_allclose(out, attention(q, k[:, :2], v[:, :2]), atol=1e-6)
     logits = np.einsum("bqhd,bkhd->bhqk", q, k)[..., :2] / np.sqrt(8)
     weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

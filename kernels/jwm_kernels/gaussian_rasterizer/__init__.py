@@ -12,6 +12,7 @@ from jwm_kernels.gaussian_rasterizer.camera_types import (
 from jwm_kernels.gaussian_rasterizer.capacity import (
     check_overflow,
     default_tile_size,
+    is_traced,
     rounded_capacity,
     suggest_capacity,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "check_overflow",
     "count_tiles",
     "default_tile_size",
+    "is_traced",
     "project",
     "quat_scale_to_covar",
     "rasterization",

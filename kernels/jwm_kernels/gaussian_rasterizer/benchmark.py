@@ -23,7 +23,7 @@ import numpy as np
 from jwm_kernels.gaussian_rasterizer import validation
 from jwm_kernels.gaussian_rasterizer.api import blend, rasterization
 from jwm_kernels.gaussian_rasterizer.backends import check_backend
-from jwm_kernels.gaussian_rasterizer.binning import bin_tiles, default_host_sort
+from jwm_kernels.gaussian_rasterizer.binning import bin_tiles, count_tiles, default_host_sort
 from jwm_kernels.gaussian_rasterizer.capacity import default_tile_size, suggest_capacity
 from jwm_kernels.gaussian_rasterizer.cases import CASES, SLOW_ON_CPU, Splats, make_splats
 from jwm_kernels.gaussian_rasterizer.projection import project
@@ -38,14 +38,15 @@ byte that is read or written, so that neither memory nor latency sets the rate."
 
 FLOPS = {
     "project": (0, 0),
+    "count": (0, 0),
     "bin": (0, 0),
     "blend": (16, 2),
     "blend_and_gradient": (60, 6),
     "forward": (16, 2),
     "forward_and_gradient": (60, 6),
 }
-"""Stage -> operations per listed (splat, pixel) pair: constant, and per channel. Projecting and
-binning count by their bytes alone, whole calls by the arithmetic of their blend."""
+"""Stage -> operations per listed (splat, pixel) pair: constant, and per channel. Projecting,
+counting and binning count by their bytes alone, whole calls by the arithmetic of their blend."""
 
 SHORTEST_SAMPLE_S = 5e-3
 """A sample repeats the call until it lasts this long, so that launches do not count."""
@@ -229,6 +230,9 @@ def _stages(splats: Splats, tile_size: int, backend: str):
     def to_screen(*arrays):
         return project(*arrays, width, height)
 
+    def to_count(*arrays):
+        return jnp.sum(count_tiles(to_screen(*arrays), width, height, tile_size))
+
     def to_lists(projection):
         return bin_tiles(projection, width, height, capacity=capacity, host_sort=host_sort, **size)
 
@@ -253,6 +257,7 @@ def _stages(splats: Splats, tile_size: int, backend: str):
     pairs = int(lists.counts.sum()) * tile_size**2
     features = jnp.broadcast_to(splats.colors, (*projection.depths.shape, splats.colors.shape[-1]))
     yield "project", to_screen, (*splats.arrays[:4], *camera), pairs
+    yield "count", to_count, (*splats.arrays[:4], *camera), pairs
     yield "bin", to_lists, (projection,), pairs
     yield "blend", to_image, (projection, features, lists), pairs
     yield "blend_and_gradient", gradient, (projection, features, lists), pairs

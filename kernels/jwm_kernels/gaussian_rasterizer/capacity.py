@@ -10,6 +10,7 @@ import math
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
@@ -56,8 +57,10 @@ def default_capacity(images: int, gaussians: int, tiles: int, tile_size: int) ->
 
 
 def is_traced(*trees) -> bool:
-    """Whether any array is a tracer, so that its values are not known."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    """Whether values are not known: an array is a tracer, or all that is computed here will be one,
+    as within `jax.jit` also of arrays that a function closes over."""
+    leaves = [*jax.tree.leaves(trees), jnp.add(0, 0)]
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
 def counted_capacity(default: int, pairs: int) -> int:
