@@ -80,7 +80,25 @@ def test_default_capacity_holds_the_splats_of_a_reconstruction(tile_size):
     projection = jax.jit(lambda *a: project(*a, *size))(*splats.arrays[:4], *splats.arrays[5:])
     wanted = int(jnp.sum(count_tiles(projection, *size, tile_size)))
     tiles = int(np.prod(grid_shape(*size, tile_size)))
-    assert wanted <= default_capacity(1, n, tiles, tile_size) < 4 * wanted
+    # Four times the area of its splats, so that a capture seen from close by fits as well.
+    assert 2 * wanted <= default_capacity(1, n, tiles, tile_size) < 8 * wanted
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("tile_size", [8, 16])
+def test_default_capacity_holds_a_capture_that_fills_the_image(tile_size, jwm_data):
+    with np.load(jwm_data / "gaussians" / "guitar_trained_golden.npz") as file:
+        splats = [file[name] for name in ("means", "quats", "scales", "opacities")]
+    means = splats[0]
+    centre = np.median(means, axis=0)
+    away = np.percentile(np.linalg.norm(means - centre, axis=1), 90)
+    viewmat = np.eye(4, dtype=np.float32)
+    viewmat[:3, 3] = np.float32([0, 0, away]) - centre
+    K = np.float32([[800, 0, 512], [0, 800, 384], [0, 0, 1]])
+    projection = jax.jit(lambda *a: project(*a, 1024, 768))(*splats, viewmat[None], K[None])
+    wanted = int(jnp.sum(count_tiles(projection, 1024, 768, tile_size)))
+    tiles = int(np.prod(grid_shape(1024, 768, tile_size)))
+    assert wanted <= default_capacity(1, len(means), tiles, tile_size)
 
 
 def test_the_table_decides_whether_auto_takes_a_kernel(splats, monkeypatch):

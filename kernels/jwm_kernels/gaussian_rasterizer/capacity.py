@@ -24,8 +24,9 @@ Array = jax.Array | np.ndarray
 
 
 SPLAT_WIDTH = 32.0
-"""Side in pixels of the bounding box that `default_capacity` takes splats to have: four times the
-area of what is usual in captures, since under `jax.jit` nobody looks."""
+"""Side in pixels of the bounding box that `default_capacity` takes splats to have. Those of a
+reconstruction of a street have half of it, those of a capture that fills the image three quarters;
+under `jax.jit` nobody looks, so there is room for more."""
 
 
 ROUNDING = 1e-5
