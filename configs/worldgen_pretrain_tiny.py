@@ -1,13 +1,13 @@
 """Bidirectional pretraining of the `tiny` generator (192 wide, 6 layers) on the procedural streets.
 
-First of three stages; the second, `worldgen_tiny`, starts from its weights. Needs the `tiny` codec
-and data/streets_easy and data/streets_full (configs/README.md):
+First of three stages; the second, `worldgen_tiny`, starts from its weights. Needs the `tiny`
+codec and data/streets_easy and data/streets_full (configs/README.md):
 
     jwm train worldgen_pretrain_tiny --devices 2 --out runs/worldgen_pretrain_tiny
 
 The first run encodes the clips into runs/latents (about half a second an example), later ones
-find them there. A real drive without calibration is part of the data, as for the codec;
-`--set source.videos=[]` does without. Hardware: 2 CPU cores as two simulated devices.
+find them there. A real drive without calibration is part of the data, as for the codec; `--set
+source.videos=[]` does without. Hardware: 2 CPU cores as two simulated devices.
 """
 
 from jwm_jax.distributed.mesh import MeshConfig

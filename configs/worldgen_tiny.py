@@ -1,14 +1,14 @@
 """Teacher forcing of the `tiny` generator on the procedural streets: the model that sessions run.
 
-Second of three stages. Data, codec and hardware as for `worldgen_pretrain_tiny`, whose weights it
-starts from and whose encoded latents it reads:
+Second of three stages. Data, codec and hardware as for `worldgen_pretrain_tiny`, whose weights
+it starts from and whose encoded latents it reads:
 
     jwm train worldgen_pretrain_tiny --devices 2 --out runs/worldgen_pretrain_tiny
     jwm train worldgen_tiny --devices 2 --out runs/worldgen_tiny
 
 `--set init_from=null` starts from scratch, `--set init_from=DIR` from another model. Evaluation
-rolls held-out clips out on the model's own output with 4-step sampling of the teacher-forced model
-(no distillation).
+rolls held-out clips out on the model's own output with 4-step sampling of the teacher-forced
+model (no distillation).
 """
 
 from jwm_jax.distributed.mesh import MeshConfig

@@ -27,6 +27,7 @@ from jwm_jax.worldgen.conditions import LatentConditions, drop_conditions
 from jwm_jax.worldgen.config import WorldGenConfig
 from jwm_jax.worldgen.flow import add_noise, logit_normal_sigma, x0_weight
 from jwm_jax.worldgen.forward import predict_clip
+from jwm_jax.worldgen.transformer import empty_text
 
 
 def bidirectional_loss(
@@ -57,8 +58,9 @@ def bidirectional_loss(
     conditions = drop_conditions(key_drop, conditions, dropout)
     sigma = logit_normal_sigma(key_sigma, (batch, 1), noise.sigma_mean, noise.sigma_deviation)
     sigma = jnp.broadcast_to(sigma, (batch, frames)).at[:, 0].set(0.0)
+    text = empty_text(config, params, batch)
     noisy = add_noise(latents, jax.random.normal(key_noise, latents.shape), sigma)
-    predicted = predict_clip(config, params, noisy, sigma, conditions).x0[:, :, 1:]
+    predicted = predict_clip(config, params, noisy, sigma, conditions, text).x0[:, :, 1:]
     target = latents[:, :, 1:]
     base = jnp.broadcast_to(latents[:, :, :1], target.shape)
     return x0_loss(predicted, target, x0_weight(sigma[:, 1:]), base)

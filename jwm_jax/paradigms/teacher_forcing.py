@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jwm_jax.distributed import gather_to_host
+from jwm_jax.errors import UsageError
 from jwm_jax.paradigms.worldgen_task import (
     NoiseConfig,
     WorldGenExperiment,
@@ -33,6 +34,7 @@ from jwm_jax.worldgen.config import WorldGenConfig
 from jwm_jax.worldgen.flow import add_noise, logit_normal_sigma, x0_weight
 from jwm_jax.worldgen.forward import predict_teacher_forced
 from jwm_jax.worldgen.sampler import rollout_latents
+from jwm_jax.worldgen.transformer import empty_text
 
 
 def teacher_forcing_loss(
@@ -72,7 +74,8 @@ def teacher_forcing_loss(
     sigma = logit_normal_sigma(key_sigma, chunks, noise.sigma_mean, noise.sigma_deviation)
     sigma = jnp.repeat(sigma, config.chunk, axis=1)
     noisy = add_noise(target, jax.random.normal(key_noise, target.shape), sigma)
-    predicted = predict_teacher_forced(config, params, clean, noisy, sigma, conditions)
+    text = empty_text(config, params, batch)
+    predicted = predict_teacher_forced(config, params, clean, noisy, sigma, conditions, text=text)
     return x0_loss(predicted.x0, target, x0_weight(sigma), clean)
 
 
@@ -85,6 +88,14 @@ class TeacherForcingExperiment(WorldGenExperiment):
     """
 
     rollout_steps: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.source.window - 1) % self.model.chunk:
+            raise UsageError(
+                f"source.window {self.source.window} must be 1 + a multiple of model.chunk "
+                f"{self.model.chunk}: the first latent frame is given, the others come in chunks."
+            )
 
     def task(self) -> "TeacherForcingTask":
         """Builds the task."""

@@ -77,11 +77,6 @@ class WorldGenExperiment(ExperimentConfig):
                 f"source.height {self.source.height} and model.height {self.model.height} must be "
                 "equal: the model is used at the picture height it was trained at."
             )
-        if (self.source.window - 1) % self.model.chunk:
-            raise UsageError(
-                f"source.window {self.source.window} must be 1 + a multiple of model.chunk "
-                f"{self.model.chunk}: the first latent frame is given, the others come in chunks."
-            )
 
 
 class WorldGenTask(Task):

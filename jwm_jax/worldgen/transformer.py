@@ -129,6 +129,13 @@ def text_keys(
     return jax.lax.map(lambda layer: module.apply({"params": layer}, tokens), layers)
 
 
+def empty_text(config: WorldGenConfig, params: Any, batch: int) -> Text | None:
+    """`text_keys` of an empty prompt; None for a network without text."""
+    if not config.text_dim:
+        return None
+    return text_keys(config, params, jnp.zeros((batch, 1, config.text_dim)))
+
+
 def transformer(
     config: WorldGenConfig,
     params: Any,

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 from training.toy import ToyExperiment
 
@@ -97,3 +98,21 @@ def test_every_shipped_config_builds_and_has_a_record(name):
     data.pop("experiment")
     assert from_dict(type(config), data) == config
     assert "jwm train" in record
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("worldgen_tiny", 4_572_512),
+        ("worldgen_pretrain_small", 60_006_048),
+        ("worldgen_pretrain_base", 1_622_481_472),
+        ("worldgen_large", 17_279_109_184),
+        ("worldrec_small", 1_323_369),
+        ("worldrec_base", 6_844_316),
+    ],
+)
+def test_sizes_have_the_parameters_that_they_say(name, parameters):
+    config = find_config(name)[0]
+    shapes = jax.eval_shape(config.task().init, jax.random.key(0))
+    count = sum(x.size for x in jax.tree.leaves(shapes))
+    assert count == parameters

@@ -1,0 +1,44 @@
+"""Bidirectional pretraining of the `large` generator at 480x832x81, in the shape of Wan 2.1 14B:
+5120 wide, 40 layers, with our conditions beside it.
+
+The stage before `worldgen_large`. Starts from scratch, or from Wan's weights converted by
+`jwm_jax.worldgen.wan`: `--set init_from=DIR`. Prompts are empty. Its latents are those of Wan's
+codec, which is not part of the project yet, so this config is for compiling and measuring; it
+takes a folder of drives of 81 frames at 480x832:
+
+    jwm train worldgen_pretrain_large --batch-size 4 --mesh.data 1 --dry-run --aot v5p:2x2x1
+
+Hardware and time: written for a pod of TPU v5p; no run has been made.
+"""
+
+from jwm_jax.distributed.mesh import MeshConfig
+from jwm_jax.paradigms.latents import LatentSource
+from jwm_jax.paradigms.pretrain import PretrainExperiment
+from jwm_jax.training.optimizer import OptimizerConfig
+from jwm_jax.worldgen.config import SIZES
+
+
+def config() -> PretrainExperiment:
+    """The experiment."""
+    return PretrainExperiment(
+        name="worldgen_pretrain_large",
+        steps=20000,
+        batch_size=64,
+        mesh=MeshConfig(data=-1, fsdp=16),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-5,
+            warmup_steps=1000,
+            weight_decay=0.01,
+            b2=0.95,
+            ema_decay=0.9995,
+        ),
+        model=SIZES["large"],
+        source=LatentSource(
+            datasets=("data/drives_480",),
+            frames=81,
+            window=21,
+            height=480,
+            width=832,
+        ),
+        eval_every=1000,
+    )
