@@ -182,6 +182,7 @@ def save_model(
     header = {
         "format_version": FORMAT_VERSION,
         "kind": kind,
+        "size": size,
         **({} if stage is None else {"stage": stage}),
         "config": to_dict(config),
     }
