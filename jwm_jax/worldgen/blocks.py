@@ -13,6 +13,7 @@ which lets patches agree along their edges, and the cross-view gate start at zer
 tokens are sharded is said once a block: the residual and the heads.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -90,7 +91,10 @@ class SelfAttention(_Projection):
         batch = x.shape[0]
         heads = (constrain(self.heads(name, x), HEADS) for name in "qkv")
         folded = [rearrange(a, "b v ... -> (b v) ...") for a in heads]
-        attended = self.pattern(*folded, self.grid, past)
+        if self.is_initializing():  # with one token, which no mesh divides
+            attended = folded[0]
+        else:
+            attended = self.pattern(*folded, self.grid, past)
         attended = constrain(rearrange(attended, "(b v) ... -> b v ...", b=batch), HEADS)
         kept = tuple(a[:, 0] for a in folded[1:]) if self.pattern.returns_keys else None
         return self.out(attended), kept
@@ -127,6 +131,8 @@ class CrossAttention(_Projection):
         batch, _, copies, frames = x.shape[:4]
         queries = constrain(self.heads("q", x), HEADS)
         attended = jnp.zeros_like(queries)
+        if self.is_initializing():
+            return self.out(attended)
         by = {"implementation": self.config.attention}
         if text is not None:
             flat = rearrange(queries, "b v n f s h k -> b (v n f) s h k")
@@ -211,8 +217,9 @@ class ViewBlock(_Projection):
         if rays is not None:
             y = y + rays[:, :, None, None]
         heads = (self.heads(name, y) for name in "qkv")
-        flat = (rearrange(a, "b v n f s h k -> (b n f) v s h k") for a in heads)
-        out = framed_attention(*flat, implementation=self.config.attention)
+        flat = [rearrange(a, "b v n f s h k -> (b n f) v s h k") for a in heads]
+        attend = partial(framed_attention, implementation=self.config.attention)
+        out = flat[0] if self.is_initializing() else attend(*flat)
         sizes = dict(zip("bnf", (x.shape[0], *x.shape[2:4]), strict=True))
         out = rearrange(out, "(b n f) v s h k -> b v n f s h k", **sizes)
         boxed = nn.with_logical_partitioning(ZEROS, ("embed",))
