@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jwm_jax.distributed.sharding import pin
 from jwm_jax.nn.conv import Conv
 from jwm_jax.nn.layers import LayerNorm, Linear
 from jwm_jax.worldgen.config import WorldGenConfig
@@ -48,11 +49,14 @@ class Head(nn.Module):
         area, channels = patch**2, config.latent_channels
         zeros = nn.initializers.zeros_init()
         out = Linear(area * channels, ("embed", "out"), zeros, name="out")(y)
-        out = unpatchify(out, self.grid, patch)
+        # Whole frames on each device from here on: a convolution over split rows goes wrong in XLA.
+        whole = ("batch", None, None, None, None)
+        out = unpatchify(pin(out, whole), self.grid, patch)
         if config.head_channels:
             hidden = Linear(area * config.head_channels, ("embed", "out"), name="hidden")(y)
-            hidden = nn.gelu(unpatchify(hidden, self.grid, patch), approximate=True)
-            image = hidden.reshape(-1, *hidden.shape[3:])
-            image = Conv(channels, scale=0.01, name="conv")(image)
+            hidden = unpatchify(pin(hidden, whole), self.grid, patch)
+            image = nn.gelu(hidden, approximate=True).reshape(-1, *hidden.shape[3:])
+            image = Conv(channels, scale=0.01, name="conv")(pin(image, whole[:4]))
+            image = pin(image, whole[:4])
             out = out + image.reshape(out.shape)
         return out
