@@ -1,6 +1,7 @@
 """Clips survive storage; batches depend on step and row alone."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 import time
@@ -122,6 +123,37 @@ def test_bad_folders_and_places_are_refused(folder, tmp_path):
         open_records(folder, "test")
     with pytest.raises(UsageError, match="index"):
         load_dataset_clip(f"dataset:{folder}?index=3")
+
+
+def cut(path, keep=0.9):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("*array_record*", cut),
+        ("*array_record*", lambda path: path.write_text("no records")),
+        ("*array_record*", lambda path: path.unlink()),
+        ("dataset_info.json", cut),
+        ("features.json", lambda path: path.write_text("{}")),
+        ("features.json", lambda path: path.unlink()),
+    ],
+)
+def test_broken_data_sets_are_named(folder, tmp_path, name, change):
+    copy = tmp_path / "streets"
+    shutil.copytree(folder, copy)
+    change(next(copy.glob(name)))
+    with pytest.raises(DataError, match=rf"dataset {copy}: .* cannot be read"):
+        load_dataset_clip(str(copy))
+
+
+def test_reading_on_past_the_last_record_ends(folder):
+    records = open_records(folder)
+    assert len(list(records)) == len(records) == 3
+    with pytest.raises(IndexError):
+        records[3]
 
 
 def test_making_goes_on_where_it_stopped(tmp_path, monkeypatch):

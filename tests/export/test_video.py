@@ -1,5 +1,8 @@
 """Videos hold the frames they were given; mosaics put views where they belong."""
 
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,6 +36,28 @@ def test_mp4_keeps_frames_rate_and_order(tmp_path):
     assert got.shape == frames.shape and rate == 12.5 and pixels == "yuv420p"
     assert np.abs(got.astype(int) - frames.astype(int)).mean() < 4
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+RATES = (1 / 60, 0.1, np.float32(12.5), np.int64(7), Fraction(30000, 1001), Decimal("59.94"), 1000)
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_a_rate_of_any_kind_of_number_is_kept(tmp_path, rate):
+    got, kept, _ = read(write_video(tmp_path / "a.mp4", gradient(3, 16, 16), rate))
+    assert kept == pytest.approx(float(rate), rel=1e-6) and len(got) == 3
+
+
+@pytest.mark.parametrize("rate", [1e-8, 1e9, -5, np.nan, np.inf])
+def test_rates_that_no_video_has_are_refused(tmp_path, rate):
+    for suffix in (".mp4", ".webp", ".gif", ".png"):
+        with pytest.raises(UsageError, match="frames a second from 1/60 to 1"):
+            write_video(tmp_path / f"a{suffix}", gradient(2, 16, 16), rate)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gif_does_not_hold_a_rate_that_it_would_round_away(tmp_path):
+    with pytest.raises(UsageError, match="to 100, got 240"):
+        write_video(tmp_path / "a.gif", gradient(2, 16, 16), 240)
 
 
 def test_odd_sizes_and_floats(tmp_path):

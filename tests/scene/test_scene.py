@@ -1,5 +1,7 @@
 """Scenes: actors move with their boxes, Gaussians fade with age, skies fill, files round-trip."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,13 +142,58 @@ def test_ply_round_trip_keeps_what_can_be_seen(tmp_path):
     assert read_ply(actors.save_ply(tmp_path / "all.ply", time=0.5)).capacity == 2
 
 
-def test_broken_files_are_named(tmp_path):
+def test_scene_files_that_are_no_whole_scene_are_named(tmp_path):
+    scene = Scene(gaussians(), moving(), Sky(np.zeros((2, 4, 3), np.float32)))
+    whole = scene.save(tmp_path / "whole.npz")
+    content, arrays = whole.read_bytes(), dict(np.load(whole))
     broken = tmp_path / "scene.npz"
-    broken.write_bytes(b"nonsense")
-    with pytest.raises(DataError, match=r"scene\.npz"):
+    for piece in (b"", b"nonsense", content[: len(content) // 2], content[:-20]):
+        broken.write_bytes(piece)
+        with pytest.raises(DataError, match=r"scene\.npz: cannot be read"):
+            Scene.load(broken)
+    for name, array in arrays.items():
+        if name == "tracks.ids":
+            continue
+        np.savez(broken, **{k: v for k, v in arrays.items() if k != name})
+        if not name.startswith("sky"):
+            with pytest.raises(DataError, match=r"scene\.npz: .*lacks the arrays"):
+                Scene.load(broken)
+        for other in (array[None], np.concatenate([array] * 2) if array.ndim else np.array("x")):
+            np.savez(broken, **(arrays | {name: other}))
+            if not name.startswith("sky") or other.ndim != array.ndim:
+                with pytest.raises(DataError, match=r"scene\.npz: .*(has shape|holds)"):
+                    Scene.load(broken)
+    np.savez(broken, **(arrays | {"gaussians.owner": np.full(2, 9, np.int32)}))
+    with pytest.raises(DataError, match="owners must be 0 to 1"):
         Scene.load(broken)
-    with pytest.raises(DataError, match=r"missing\.ply"):
-        read_ply(tmp_path / "missing.ply")
+    np.savez(broken, **(arrays | {"format_version": np.int64(2)}))
+    with pytest.raises(DataError, match="of format version 1, got 2"):
+        Scene.load(broken)
+
+
+def test_ply_files_that_are_no_whole_ply_are_named(tmp_path):
+    whole = Scene(gaussians(owner=(0, 0))).save_ply(tmp_path / "whole.ply").read_bytes()
+    lacking = whole.replace(b"property float opacity", b"property float opaque_")
+    for content in (None, b"", b"<!DOCTYPE html>", whole[:40], whole[:-9], lacking):
+        if content is not None:
+            (tmp_path / "broken.ply").write_bytes(content)
+        with pytest.raises(DataError, match=r"broken\.ply: not a whole Gaussian splatting PLY"):
+            read_ply(tmp_path / "broken.ply")
+
+
+def test_ply_has_rotations_and_scales_that_viewers_can_use(tmp_path):
+    """What the renderer draws alike is written alike: no rotation of length 0, no log of < 0."""
+    still = gaussians(owner=(0, 0))
+    odd = replace(
+        still,
+        quats=np.float32([[0, 0, 0, 0], [0, 2, 0, 0]]),
+        scales=still.scales * np.float32([[-1, 1, -1]]),
+    )
+    back = read_ply(Scene(odd).save_ply(tmp_path / "a.ply"))
+    np.testing.assert_array_equal(back.quats, [[1, 0, 0, 0], [0, 2, 0, 0]])
+    np.testing.assert_allclose(back.scales, still.scales, rtol=1e-6)
+    nothing = replace(still, quats=np.full((2, 4), np.nan, np.float32))
+    assert read_ply(Scene(nothing).save_ply(tmp_path / "b.ply")).capacity == 0
 
 
 def test_what_does_not_fit_is_counted():
