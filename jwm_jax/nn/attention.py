@@ -43,9 +43,7 @@ Rectangle = Callable[..., Queries]
 Attention = Callable[[Queries, Keys, Keys, Mask], Queries]
 
 BLOCKWISE_FROM = 2048**2
-"""Queries times keys from which `auto` computes blockwise where no kernel fits. On two CPU cores
-blockwise takes half of xla's time there; with short frames under a mask, as in tiny, it takes twice
-as long, because it hides logits that rectangles leave out."""
+"""Queries times keys from which `auto` computes blockwise where no kernel fits."""
 
 
 def attention(
