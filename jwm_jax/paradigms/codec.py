@@ -8,8 +8,8 @@ the leading eigenpairs (v_i, s_i^2) of the patch covariance,
 the best linear codec with c numbers a patch, in coordinates of unit variance. The convolutions
 start near zero, so training starts from the linear codec's quality, and minimise
 
-    w_mse |x - y|^2 + w_l1 |x - y| + w_gradient |grad x - grad y| + w_latent |z|^2,
-    y = decode(z + noise),
+    w_mse |x - y|^2 + w_l1 |x - y| + w_gradient |grad x - grad y| + w_lpips LPIPS(x, y)
+    + w_latent |z|^2,        y = decode(z + noise),
 
 where the noise makes the decoder bear the errors of a generator.
 """
@@ -21,6 +21,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +31,7 @@ from jwm_jax.data.records import decode_clip
 from jwm_jax.data.tfds_clips import open_records
 from jwm_jax.data.video import read_video
 from jwm_jax.errors import DataError, UsageError
+from jwm_jax.nn.lpips import WEIGHTS, load_lpips, lpips, lpips_shapes
 from jwm_jax.paradigms.codec_data import (
     VideoPool,
     make_pool,
@@ -38,7 +40,7 @@ from jwm_jax.paradigms.codec_data import (
 )
 from jwm_jax.scene.drawing import clip_layout
 from jwm_jax.training.config import ExperimentConfig
-from jwm_jax.training.nets import Net
+from jwm_jax.training.nets import Net, Phase
 from jwm_jax.training.task import Task
 from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.codec_network import (
@@ -61,6 +63,7 @@ class CodecLoss:
         mse: weight of the squared error.
         l1: weight of the absolute error.
         gradient: weight of the absolute error of differences between neighbouring pixels.
+        lpips: weight of LPIPS, taken on every other frame; 0 does without its weights.
         latent: weight of the squared latent.
         noise: standard deviation of the noise on the latents (which have about unit variance).
     """
@@ -68,6 +71,7 @@ class CodecLoss:
     mse: float = 8.0
     l1: float = 0.1
     gradient: float = 0.02
+    lpips: float = 0.0
     latent: float = 1e-4
     noise: float = 0.05
 
@@ -102,6 +106,7 @@ def codec_loss(
     params: Any,
     video: Float[jax.Array, "batch frames height width 3"],
     key: jax.Array,
+    judge: Any = None,
 ) -> tuple[Float[jax.Array, ""], dict[str, jax.Array]]:
     """The codec's loss on clips of 1 + 4k frames.
 
@@ -111,16 +116,19 @@ def codec_loss(
         params: parameters of `CodecNetwork`.
         video: RGB in [0, 1].
         key: key of the latents' noise.
+        judge: parameters of `lpips`; needed where its weight is not 0.
 
     Returns:
-        The loss and its parts: ``mse``, ``psnr`` (dB, of the batch), ``latent_std``.
+        The loss and its parts: ``mse``, ``psnr`` (dB, of the batch), ``latent_std``, and ``lpips``
+        where it counts.
     """
     batch, _, height, width, _ = video.shape
     zeros = initial_state(config, batch, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
     latents, _ = encode_groups(config, params, repeat_first_frame(video), zeros)
     noisy = latents + weights.noise * jax.random.normal(key, latents.shape)
     decoded, _ = decode_groups(config, params, noisy, zeros)
-    error = decoded[:, FRAMES_PER_LATENT - 1 :] - video
+    decoded = decoded[:, FRAMES_PER_LATENT - 1 :]
+    error = decoded - video
     mse = jnp.mean(error**2)
     gradient = jnp.mean(jnp.abs(jnp.diff(error, axis=2))) + jnp.mean(
         jnp.abs(jnp.diff(error, axis=3))
@@ -132,6 +140,9 @@ def codec_loss(
         + weights.latent * jnp.mean(latents**2)
     )
     metrics = {"mse": mse, "psnr": -10.0 * jnp.log10(mse + 1e-12), "latent_std": jnp.std(latents)}
+    if weights.lpips:
+        distance = jnp.mean(lpips(judge, decoded[:, ::2], video[:, ::2]))
+        loss, metrics["lpips"] = loss + weights.lpips * distance, distance
     return loss, metrics
 
 
@@ -150,6 +161,7 @@ class CodecExperiment(ExperimentConfig):
         video_share: Share of the crops that come from the video.
         max_clips: Most clips to read of a dataset (they are kept in memory).
         held_out: Clips at the end of each dataset that are kept for evaluation.
+        lpips: File with the weights of LPIPS, read where the loss has it.
         crop_frames: Frames of a crop, 1 + 4k.
         crop_height: Rows of a crop, a multiple of 8.
         crop_width: Columns of a crop, a multiple of 8.
@@ -165,6 +177,7 @@ class CodecExperiment(ExperimentConfig):
     video_share: float = 0.1
     max_clips: int = 400
     held_out: int = 8
+    lpips: str = WEIGHTS
     crop_frames: int = 9
     crop_height: int = 48
     crop_width: int = 96
@@ -267,9 +280,14 @@ class CodecTask(Task):
         return self.pools[0]
 
     def nets(self, config: CodecExperiment) -> dict[str, Net]:
-        """The codec; its linear base is fitted before the first step and stays as it is."""
+        """The codec, whose linear base is fitted before the first step and stays as it is, and
+        LPIPS, frozen, where it counts."""
         optimizer = config.optimizer
-        return {"model": Net(self.init, optimizer, fit=self.fit_base, trains=_is_convolution)}
+        nets = {"model": Net(self.init, optimizer, fit=self.fit_base, trains=_is_convolution)}
+        if self.config.loss.lpips:
+            weights = load_lpips(self.config.lpips)
+            nets["lpips"] = Net(_no_lpips, fit=lambda shapes: weights)
+        return nets
 
     def init(self, key: Any) -> Any:
         """Boxed parameters of `CodecNetwork` with a random base, which `fit_base` replaces."""
@@ -281,10 +299,16 @@ class CodecTask(Task):
         patches = sample_patches(self.training, self.config.base_groups, self.config.seed)
         return params | fit_linear_base(patches, self.config.codec.latent_channels)
 
-    def loss(self, params: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
-        """`codec_loss` of uint8 crops."""
-        video = batch.astype(jnp.float32) / 255.0
-        return codec_loss(self.config.codec, self.config.loss, params, video, key)
+    def phases(self) -> tuple[Phase, ...]:
+        """One update by `codec_loss` of uint8 crops."""
+
+        def loss(params: Any, others: Any, batch: Any, key: Any) -> Any:
+            video = batch.astype(jnp.float32) / 255.0
+            config, judge = self.config, others.get("lpips")
+            mean, metrics = codec_loss(config.codec, config.loss, params, video, key, judge)
+            return (mean * len(video), len(video)), metrics
+
+        return (Phase("model", loss),)
 
     def batches(self, start: int, rows: slice) -> Iterator[np.ndarray]:
         """uint8 crops [rows, T, H, W, 3]."""
@@ -337,6 +361,15 @@ class CodecTask(Task):
             "Latents have unit variance per channel on the training videos.\n\n"
             f"PSNR in dB on held-out clips (mean over clips):\n\n| | dB |\n|---|---|\n{table}\n"
         )
+
+
+def _no_lpips(key: jax.Array) -> Any:
+    """LPIPS before its weights are read, in boxes: zeros, and no axis to cut."""
+
+    def blank(x: jax.ShapeDtypeStruct) -> Any:
+        return nn.LogicallyPartitioned(jnp.zeros(x.shape, x.dtype), (None,) * x.ndim)
+
+    return jax.tree.map(blank, lpips_shapes())
 
 
 def _is_convolution(name: str) -> bool:

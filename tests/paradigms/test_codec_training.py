@@ -1,13 +1,17 @@
 """Training the codec: its base, its data, its frozen parts, and the errors of its config."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jwm_jax.distributed import MeshConfig, make_mesh
 from jwm_jax.distributed.sharding import unbox
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.nn.conv import space_to_depth
+from jwm_jax.nn.lpips import lpips_shapes
 from jwm_jax.paradigms.codec import (
     CodecExperiment,
     CodecLoss,
@@ -17,6 +21,7 @@ from jwm_jax.paradigms.codec import (
     with_latent_statistics,
 )
 from jwm_jax.paradigms.codec_data import make_pool, sample_crops, sample_patches
+from jwm_jax.training.start import frozen_params, layout, starting_params
 from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.codec_network import CodecConfig, frames_to_groups
 
@@ -119,3 +124,46 @@ def test_impossible_settings_are_named():
         CodecExperiment(name="x", datasets=("a",))
     with pytest.raises(UsageError, match=r"crop_frames must be 1 \+ 4k, got 8"):
         CodecExperiment(name="x", datasets=("a",), dataset_shares=(1.0,), crop_frames=8)
+
+
+def test_lpips_joins_the_loss_by_its_weight_as_a_frozen_network(task, tmp_path):
+    from safetensors.numpy import save_file
+
+    random = np.random.default_rng(0)
+    tensors = {}
+    for name, parts in lpips_shapes().items():
+        kind, layer = name.split("_")
+        module = f"AlexNet_0|Conv_{layer}" if kind == "conv" else f"NetLinLayer_{layer}|Conv_0"
+        for part, shape in parts.items():
+            values = 0.1 * random.random(shape.shape).astype(np.float32)
+            tensors[f"{module}|{part}"] = values
+    save_file(tensors, tmp_path / "lpips.safetensors")
+    config = replace(
+        task.config,
+        codec=CODEC,
+        loss=CodecLoss(lpips=0.5),
+        lpips=str(tmp_path / "lpips.safetensors"),
+        crop_height=48,
+        crop_width=48,
+    )
+    judged = CodecTask(config)
+    judged.pools = task.pools
+    place = layout(config, judged, make_mesh(MeshConfig(data=1)))
+    frozen = frozen_params(config, place)
+    np.testing.assert_array_equal(
+        frozen["lpips"]["conv_1"]["kernel"], tensors["AlexNet_0|Conv_1|kernel"]
+    )
+    params = starting_params(config, place, ["model"])["model"]
+    batch = jnp.asarray(next(judged.batches(0, slice(0, 2))))
+    (phase,) = judged.phases()
+    (total, weight), metrics = jax.jit(phase.loss)(params, frozen, batch, jax.random.key(0))
+    video = batch.astype(jnp.float32) / 255.0
+    plain, _ = codec_loss(CODEC, CodecLoss(), params, video, jax.random.key(0))
+    assert metrics["lpips"] > 0.0
+    np.testing.assert_allclose(total / weight, plain + 0.5 * metrics["lpips"], rtol=1e-5)
+
+
+def test_lpips_without_its_weights_is_refused(task, tmp_path):
+    config = replace(task.config, loss=CodecLoss(lpips=0.5), lpips=str(tmp_path / "none"))
+    with pytest.raises(DataError, match="no such file"):
+        CodecTask(config).nets(config)
