@@ -9,8 +9,8 @@ the body of a loop times its number of trips; XLA's own `cost_analysis` counts i
     products      2 B M N K a dot; 2 a multiplication of a convolution that meets no padding and no
                   hole of a dilation, which is also how XLA counts them
     elementwise   one for each element that arithmetic gives or a reduction takes
-    custom calls  by formula: matrix products of oneDNN and cuBLAS, attention of cuDNN, and whatever
-                  `flops_of` knows; the others are listed and count nothing
+    custom calls  by formula: matrix products of oneDNN and cuBLAS, attention of cuDNN and splash
+                  attention, and whatever `flops_of` knows; the others are listed and count nothing
     collectives   bytes a device puts in, for a gather what it gets; one that TPU executables spread
                   over several fusions (they share its channel) counts once
 

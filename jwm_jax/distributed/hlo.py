@@ -12,7 +12,7 @@ start to a constant limit (TPU executables say nothing of it).
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
@@ -21,6 +21,7 @@ BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
 _ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\]")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_END = re.compile(r"^\}(, execution_thread=.*)?$")
 _COMMENT = re.compile(r"/\*.*?\*/")
 _NAME = re.compile(r"%([\w.\-]+)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
@@ -135,14 +136,14 @@ def parse(text: str) -> Module:
     """
     computations: dict[str, Computation] = {}
     entry, current = "", None
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         if current is None:
             header = _HEADER.match(line)
             if header:
                 current = Computation(header.group(2))
                 entry = current.name if header.group(1) else entry
             continue
-        if line.startswith("}"):
+        if _END.match(line):
             computations[current.name] = current
             current = None
             continue
@@ -157,6 +158,22 @@ def parse(text: str) -> Module:
     if not entry:
         raise ValueError("the text holds no ENTRY computation; pass Compiled.as_text().")
     return Module(computations, entry)
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """The lines of a module, an instruction whose attributes are printed over several in one."""
+    whole = ""
+    for line in text.splitlines():
+        if whole and not _END.match(line) and not line.startswith("  "):
+            whole += line
+            continue
+        if whole:
+            yield whole
+        whole = line if line.startswith("  ") else ""
+        if not whole:
+            yield line
+    if whole:
+        yield whole
 
 
 def _split(rest: str) -> tuple[str, str]:

@@ -114,11 +114,29 @@ def attention_flops(products: int) -> Callable[[CustomCall], float]:
     return flops
 
 
+def splash_flops(products: int) -> Callable[[CustomCall], float]:
+    """JAX's splash attention on TPUs: as `attention_flops`, heads first and batches outside.
+
+    Its first operands are tables of blocks, in integers; queries are [H, T, D], keys [H, S, D].
+    Blocks that a mask leaves out count as well.
+    """
+
+    def flops(call: CustomCall) -> float:
+        arrays = [t.shape for t in call.inputs if t.dtype in ("bf16", "f32")]
+        queries, keys = arrays[:2]
+        return 2.0 * products * math.prod(queries) * keys[1]
+
+    return flops
+
+
 FORMULAS: dict[str, Callable[[CustomCall], float]] = {
     "__onednn$matmul": matmul_flops,
     "__cublas$gemm": matmul_flops,
     "__cublas$lt$matmul": matmul_flops,
     "__cudnn$fmha": attention_flops(2),
     "__cudnn$fmhaSoftmaxBackward": attention_flops(5),
+    "splash_mha_fwd": splash_flops(2),
+    "splash_mha_dq": splash_flops(3),
+    "splash_mha_dkv": splash_flops(4),
 }
-"""By a part of the target; the last that fits counts."""
+"""By a part of the target or of the operation's path; the last that fits counts."""

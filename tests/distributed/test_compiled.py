@@ -214,6 +214,46 @@ def test_custom_calls_count_by_formula_or_are_listed():
     assert known.unknown_calls == ()
 
 
+SPLASH = """HloModule m
+
+%body (p: (s32[], f32[3,8,4])) -> (s32[], f32[3,8,4]) {
+  %p = (s32[], f32[3,8,4]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  %q = f32[3,8,4]{2,1,0} get-tuple-element(%p), index=1
+  %k = bf16[3,16,4]{2,1,0} constant({...})
+  %blocks = s8[1,1,2]{2,1,0} constant({...})
+  %splash = f32[3,8,4]{2,1,0} custom-call(%blocks, %q, %k, %k), \
+custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 8}"
+}}, metadata={op_name="jit(f)/splash_mha_fwd_residuals/pallas_call"}
+  ROOT %t = (s32[], f32[3,8,4]{2,1,0}) tuple(%next, %splash)
+}
+
+%condition (p: (s32[], f32[3,8,4])) -> pred[] {
+  %p = (s32[], f32[3,8,4]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %five = s32[] constant(5)
+  ROOT %lt = pred[] compare(%i, %five), direction=LT
+}
+
+ENTRY %main (a: f32[3,8,4]) -> f32[3,8,4] {
+  %a = f32[3,8,4]{2,1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %t = (s32[], f32[3,8,4]{2,1,0}) tuple(%zero, %a)
+  %loop = (s32[], f32[3,8,4]{2,1,0}) while(%t), condition=%condition, body=%body
+  ROOT %r = f32[3,8,4]{2,1,0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_a_kernel_with_attributes_over_several_lines_counts_with_its_loop():
+    program = read_text(SPLASH)
+    assert program.unknown_loops == () and program.unknown_calls == ()
+    assert program.flops == 5 * 2 * (2 * 3 * 8 * 16 * 4)
+
+
 FUSED = """HloModule m
 
 %start (a: f32[4]) -> f32[8] {
