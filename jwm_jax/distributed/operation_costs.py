@@ -16,6 +16,7 @@ FREE_CALLS = (
     "Sharding",
     "SPMDFullToShardShape",
     "SPMDShardToFullShape",
+    "ConcatBitcast",
     "LayoutConstraint",
     "AssumeGatherIndicesInBound",
     "PadToStatic",

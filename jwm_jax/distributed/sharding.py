@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from flax.core import meta
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int64
 
 from jwm_jax.distributed.rules import RULES, spec_for, undivided
 from jwm_jax.errors import UsageError
@@ -99,15 +100,19 @@ def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, RULES["batch"]))
 
 
-def local_rows(mesh: Mesh, batch_size: int) -> slice:
+def local_rows(mesh: Mesh, batch_size: int) -> Int64[np.ndarray, "rows"]:
     """Rows of a global batch that this process has to supply.
+
+    They need not lie next to each other: on a torus of chips the mesh's axes run along those of the
+    torus, whatever process a chip belongs to.
 
     Args:
         mesh: The mesh.
         batch_size: Rows of the global batch.
 
     Returns:
-        A slice; all rows in a single process.
+        Their numbers, rising; all of them in a single process, and for a mesh without this
+        process's devices (`topology_mesh`).
 
     Raises:
         UsageError: When the batch does not divide over the mesh.
@@ -118,15 +123,9 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
             f"batch_size {batch_size} does not divide over the {ways} devices of the mesh axes "
             f"data x fsdp; make it a multiple of {ways} or make --mesh.data smaller."
         )
-    rows = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    bounds = sorted({index[0].indices(batch_size)[:2] for index in rows})
-    start, stop = bounds[0][0], bounds[-1][1]
-    if sum(b - a for a, b in bounds) != stop - start:
-        raise UsageError(
-            "this process owns rows of the batch that are not contiguous; order the devices so "
-            "that the axes data and fsdp are outermost."
-        )
-    return slice(start, stop)
+    mine = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    rows = {row for (index,) in mine for row in range(*index.indices(batch_size))}
+    return np.asarray(sorted(rows), np.int64)
 
 
 def put_batch(local: Any, mesh: Mesh, batch_size: int) -> Any:
@@ -152,14 +151,19 @@ def put_batch(local: Any, mesh: Mesh, batch_size: int) -> Any:
         value = np.asarray(value)
         if value.ndim == 1:
             return jax.make_array_from_process_local_data(replicated, value, value.shape)
-        if value.shape[1] != rows.stop - rows.start:
+        if value.shape[1] != len(rows):
             raise ValueError(
                 f"batch{jax.tree_util.keystr(path)} has {value.shape[1]} rows, but this process "
-                f"supplies rows {rows.start}:{rows.stop} of {batch_size}."
+                f"supplies {len(rows)} of {batch_size}."
             )
-        return jax.make_array_from_process_local_data(
-            sharding, value, (value.shape[0], batch_size, *value.shape[2:])
-        )
+
+        def share(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[1].indices(batch_size)
+            first = np.searchsorted(rows, start)
+            return value[(index[0], slice(first, first + stop - start), *index[2:])]
+
+        shape = (value.shape[0], batch_size, *value.shape[2:])
+        return jax.make_array_from_callback(shape, sharding, share)
 
     return jax.tree_util.tree_map_with_path(put, local)
 

@@ -41,6 +41,7 @@ from jwm_jax.paradigms.codec_data import (
 from jwm_jax.scene.drawing import clip_layout
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.nets import Net, Phase
+from jwm_jax.training.sampling import Rows
 from jwm_jax.training.task import Task
 from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.codec_network import (
@@ -310,7 +311,7 @@ class CodecTask(Task):
 
         return (Phase("model", loss),)
 
-    def batches(self, start: int, rows: slice) -> Iterator[np.ndarray]:
+    def batches(self, start: int, rows: Rows) -> Iterator[np.ndarray]:
         """uint8 crops [rows, T, H, W, 3]."""
         config = self.config
         step = start

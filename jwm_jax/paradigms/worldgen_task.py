@@ -18,7 +18,7 @@ from jwm_jax.paradigms.latent_encoding import open_latents
 from jwm_jax.paradigms.latents import LatentSet, LatentSource, Prior, stack_windows
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.nets import Net
-from jwm_jax.training.sampling import example_indices, step_rng
+from jwm_jax.training.sampling import Rows, example_indices, step_rng
 from jwm_jax.training.task import Task
 from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.codec_network import PIXELS_PER_LATENT
@@ -123,7 +123,7 @@ class WorldGenTask(Task):
         """Boxed parameters of the network."""
         return init_params(self.config.model, key)
 
-    def batches(self, start: int, rows: slice) -> Iterator[Any]:
+    def batches(self, start: int, rows: Rows) -> Iterator[Any]:
         """Windows of examples: a pure function of (seed, step)."""
         examples = np.flatnonzero(~np.asarray(self.data.held_out))
         if not len(examples):
@@ -134,7 +134,7 @@ class WorldGenTask(Task):
             yield stack_windows(
                 [
                     self._window(int(examples[chosen[row]]), step_rng(config.seed, step, row))
-                    for row in range(config.batch_size)[rows]
+                    for row in np.arange(config.batch_size)[rows].tolist()
                 ]
             )
             step += 1

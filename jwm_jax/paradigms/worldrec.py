@@ -20,7 +20,7 @@ from jwm_jax.paradigms.worldrec_data import Batch, Sampling, blank_example, make
 from jwm_jax.paradigms.worldrec_loss import local_loss, mean_loss
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.nets import Net
-from jwm_jax.training.sampling import example_indices, step_rng
+from jwm_jax.training.sampling import Rows, example_indices, step_rng
 from jwm_jax.training.task import Task
 from jwm_jax.worldrec import WorldRec, WorldRecConfig
 from jwm_jax.worldrec.losses import LossWeights
@@ -82,7 +82,7 @@ class WorldRecTask(Task):
         config = self.config
         return mean_loss(config.model, config.loss, config.sampling.slots, params, batch)
 
-    def batches(self, start: int, rows: slice) -> Iterator[Batch]:
+    def batches(self, start: int, rows: Rows) -> Iterator[Batch]:
         """Examples drawn from (seed, step, row) alone."""
         config, records = self.config, self._open()
 
@@ -92,7 +92,7 @@ class WorldRecTask(Task):
             rng = step_rng(config.seed, step, row)
             return make_example(config.model, config.sampling, source[place], rng)
 
-        return batches_of(example, start, range(config.batch_size)[rows])
+        return batches_of(example, start, np.arange(config.batch_size)[rows].tolist())
 
     def shapes(self) -> Batch:
         """A batch for pictures of the streets' aspect; other widths cost in proportion."""

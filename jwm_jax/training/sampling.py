@@ -7,6 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int64
+
+Rows = slice | Int64[np.ndarray, "rows"]
+"""Rows of a global batch: a slice of it, or their numbers."""
 
 
 def example_indices(seed: int, step: int, num_examples: int, batch_size: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import jax
 
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.nets import Net, Phase
+from jwm_jax.training.sampling import Rows
 from jwm_jax.training.step import Alternate, Cycle
 
 
@@ -71,7 +72,7 @@ class Task:
         """
         raise NotImplementedError
 
-    def batches(self, start: int, rows: slice) -> Iterator[Any]:
+    def batches(self, start: int, rows: Rows) -> Iterator[Any]:
         """Yield the batches `start`, `start + 1`, ... without end, one for every update.
 
         A batch has to be a pure function of (seed, its number), whatever the start; `sampling` has

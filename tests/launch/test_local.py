@@ -119,6 +119,7 @@ def test_two_processes_train_what_one_does_and_share_a_stop_signal(tmp_path, mes
         [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()]
         for out in ("one", "two")
     ]
+    rows = [[row for row in run if row["kind"] != "end"] for run in rows]
     assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
     for a, b in zip(*rows, strict=True):
         if a["kind"] == "train":
@@ -144,3 +145,22 @@ def test_a_process_that_is_left_alone_fails_loudly(tmp_path):
     )
     assert done.returncode == 1
     assert "2 processes were expected, but this job has 1" in done.stdout
+
+
+@pytest.mark.multiprocess
+def test_rows_of_a_process_may_lie_apart_on_the_mesh():
+    code = """
+        import jax, numpy as np
+        from jax.sharding import AxisType, Mesh
+        from jwm_jax.distributed import MESH_AXES, initialize, local_rows, put_batch
+        initialize()
+        order = np.array(jax.devices()).reshape(2, 2).T.reshape(4, 1, 1, 1)
+        mesh = Mesh(order, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+        rows = local_rows(mesh, 8)
+        assert rows.tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]][jax.process_index()], rows
+        batch = put_batch({"x": (10.0 * rows)[None]}, mesh, 8)["x"]
+        for shard in batch.addressable_shards:
+            np.testing.assert_array_equal(shard.data[0], 10.0 * np.arange(8)[shard.index[1]])
+    """
+    two = [sys.executable, str(LAUNCHER), "--processes", "2", "--devices", "2", "--timeout", "100"]
+    assert subprocess.run([*two, "--", *python(code)], timeout=120, check=False).returncode == 0

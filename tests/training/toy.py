@@ -13,7 +13,7 @@ from jwm_jax.checkpoint.model_dir import save_model
 from jwm_jax.distributed.sharding import constrain
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.optimizer import OptimizerConfig
-from jwm_jax.training.sampling import example_indices
+from jwm_jax.training.sampling import Rows, example_indices
 from jwm_jax.training.task import Task
 
 WIDTH, HIDDEN, EXAMPLES = 8, 16, 64
@@ -50,7 +50,7 @@ class ToyTask(Task):
         error = Network().apply({"params": params}, x) - jnp.roll(batch["x"], 1, -1)
         return jnp.mean(error**2), {"error": jnp.mean(jnp.abs(error))}
 
-    def batches(self, start: int, rows: slice) -> Iterator[Any]:
+    def batches(self, start: int, rows: Rows) -> Iterator[Any]:
         examples = np.random.default_rng(0).normal(size=(EXAMPLES, WIDTH)).astype(np.float32)
         step = start
         while True:
