@@ -6,10 +6,11 @@ codec and data/streets_easy and data/streets_full (configs/README.md):
     jwm train worldgen_pretrain_tiny --devices 2 --out runs/worldgen_pretrain_tiny
 
 The first run encodes the clips into runs/latents (about half a second an example), later ones
-find them there. A real drive without calibration is part of the data, as for the codec; `--set
-source.videos=[]` does without. Hardware: 2 CPU cores as two simulated devices.
+find them there. The codec's real drives are part of the data; `--set source.clips=[]` does
+without. Hardware: 2 CPU cores as two simulated devices.
 """
 
+from jwm_configs import codec_tiny
 from jwm_jax.distributed.mesh import MeshConfig
 from jwm_jax.paradigms.latents import LatentSource
 from jwm_jax.paradigms.pretrain import PretrainExperiment
@@ -35,7 +36,7 @@ def config() -> PretrainExperiment:
         model=SIZES["tiny"],
         source=LatentSource(
             datasets=("data/streets_easy", "data/streets_full"),
-            videos=("$JWM_DATA/real_driving_clips/nvidia_sample_av_mv_input_rgb.mp4",),
+            clips=codec_tiny.config().clips,
         ),
         log_every=20,
         eval_every=500,

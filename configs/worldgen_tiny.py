@@ -11,6 +11,7 @@ rolls held-out clips out on the model's own output with 4-step sampling of the t
 model (no distillation).
 """
 
+from jwm_configs import codec_tiny
 from jwm_jax.distributed.mesh import MeshConfig
 from jwm_jax.paradigms.latents import LatentSource
 from jwm_jax.paradigms.teacher_forcing import TeacherForcingExperiment
@@ -37,7 +38,7 @@ def config() -> TeacherForcingExperiment:
         model=SIZES["tiny"],
         source=LatentSource(
             datasets=("data/streets_easy", "data/streets_full"),
-            videos=("$JWM_DATA/real_driving_clips/nvidia_sample_av_mv_input_rgb.mp4",),
+            clips=codec_tiny.config().clips,
         ),
         init_from="runs/worldgen_pretrain_tiny/model",
         log_every=20,

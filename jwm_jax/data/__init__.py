@@ -32,6 +32,7 @@ READERS = {
     "kitti": Reader("jwm_jax.data.kitti", "load_kitti", "kitti:PATH"),
     "nuscenes": Reader("jwm_jax.data.nuscenes", "load_nuscenes", "nuscenes:PATH"),
     "folder": Reader("jwm_jax.data.folder", "load_folder", "folder:PATH"),
+    "video": Reader("jwm_jax.data.video", "load_video", "video:PATH"),
     "dataset": Reader("jwm_jax.data.tfds_clips", "load_dataset_clip", "dataset:PATH"),
     "procedural": Reader("jwm_jax.data.streets.clip", "load_procedural", "procedural:easy:SEED"),
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from jwm_jax.data.cameras_json import FORMAT_VERSION, numbers, read_description, require
@@ -232,6 +233,11 @@ def _mount(view: dict, name: str, views: int, path: Path) -> np.ndarray:
         raise DataError(
             f"{path}: view {name!r} lacks ego_from_camera, which a rig of {views} views needs."
         )
+    return looking_ahead()
+
+
+def looking_ahead() -> Float[np.ndarray, "4 4"]:
+    """ego_from_camera of a camera that looks ahead from `DEFAULT_CAMERA_HEIGHT` over the axle."""
     lifted = make_transform(np.eye(3), np.array([0.0, 0.0, DEFAULT_CAMERA_HEIGHT]))
     return lifted @ EGO_FROM_OPENCV
 

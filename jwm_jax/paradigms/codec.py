@@ -29,7 +29,7 @@ from jaxtyping import Float, Float32
 
 from jwm_jax.data.records import decode_clip
 from jwm_jax.data.tfds_clips import open_records
-from jwm_jax.data.video import read_video
+from jwm_jax.data.thinning import clips_at_rate
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.nn.lpips import WEIGHTS, load_lpips, lpips, lpips_shapes
 from jwm_jax.paradigms.codec_data import (
@@ -37,7 +37,9 @@ from jwm_jax.paradigms.codec_data import (
     make_pool,
     sample_crops,
     sample_patches,
+    standing_videos,
 )
+from jwm_jax.scene.clip import Clip, fitted_size
 from jwm_jax.scene.drawing import clip_layout
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.nets import Net, Phase
@@ -54,6 +56,12 @@ from jwm_jax.worldgen.codec_network import (
     initial_state,
     repeat_first_frame,
 )
+
+RATE = 10.0
+"""Frames a second of real drives."""
+
+HELD_OUT_FRAMES = 17
+"""Frames of the pieces on which held-out drives are evaluated."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +165,12 @@ class CodecExperiment(ExperimentConfig):
         datasets: Folders of clips made by `jwm data make`.
         dataset_shares: Share of the crops that come from each dataset's pictures.
         layout_share: Share of the crops that come from layout frames of the datasets' clips.
-        video: A real video to take crops from as well, at the rows of the first dataset's pictures;
-            "$NAME" is replaced by the environment variable. Empty for none.
-        video_share: Share of the crops that come from the video.
+        clips: Real drives to take crops from as well, as `load_clip` takes them, at the rows of the
+            first dataset's pictures and 10 Hz; "$NAME" is replaced by the environment variable.
+        clips_share: Share of the crops that come from the real drives.
+        stills: Folder of real pictures, each a video that stands still; empty for none.
+        stills_share: Share of the crops that come from the stills.
+        held_out_clips: Real drives that are evaluated on and never trained on.
         max_clips: Most clips to read of a dataset (they are kept in memory).
         held_out: Clips at the end of each dataset that are kept for evaluation.
         lpips: File with the weights of LPIPS, read where the loss has it.
@@ -174,8 +185,11 @@ class CodecExperiment(ExperimentConfig):
     datasets: tuple[str, ...] = ()
     dataset_shares: tuple[float, ...] = ()
     layout_share: float = 0.15
-    video: str = ""
-    video_share: float = 0.1
+    clips: tuple[str, ...] = ()
+    clips_share: float = 0.3
+    stills: str = ""
+    stills_share: float = 0.15
+    held_out_clips: tuple[str, ...] = ()
     max_clips: int = 400
     held_out: int = 8
     lpips: str = WEIGHTS
@@ -212,14 +226,18 @@ def read_pools(config: CodecExperiment) -> tuple[VideoPool, dict[str, list[np.nd
 
     Returns:
         The pool to train on, and held-out videos by group: one group a dataset, named after its
-        folder, and "layout".
+        folder, "layout", and one a held-out drive, named after it.
 
     Raises:
-        DataError: A dataset is missing or has too few clips.
+        DataError: A dataset is missing or has too few clips, or a real drive cannot be read.
     """
     videos: dict[str, list[np.ndarray]] = {"layout": []}
     held_out: dict[str, list[np.ndarray]] = {"layout": []}
-    shares = {"layout": config.layout_share, "video": config.video_share}
+    shares = {
+        "layout": config.layout_share,
+        "clips": config.clips_share,
+        "stills": config.stills_share,
+    }
     for folder, share in zip(config.datasets, config.dataset_shares, strict=True):
         group = Path(folder).expanduser().name
         shares[group] = share
@@ -238,9 +256,13 @@ def read_pools(config: CodecExperiment) -> tuple[VideoPool, dict[str, list[np.nd
             layout = clip_layout(clip.select(views=[0])) if index % 4 == 0 else None
             if layout is not None:
                 pool["layout"].append(layout[0])
-    if config.video:
-        rows = videos[Path(config.datasets[0]).expanduser().name][0].shape[1]
-        videos["video"] = [read_video(config.video, rows, without="--set video=")]
+    rows = videos[Path(config.datasets[0]).expanduser().name][0].shape[1]
+    for clip in clips_at_rate(config.clips, RATE):
+        videos.setdefault("clips", []).extend(_views(clip, rows))
+    for clip in clips_at_rate(config.held_out_clips, RATE):
+        held_out[clip.name] = _windows(_views(clip, rows)[0])
+    if config.stills:
+        videos["stills"] = standing_videos(config.stills, rows, config.crop_frames)
     needed = (config.crop_frames, config.crop_height, config.crop_width)
     for group, members in videos.items():
         for video in members:
@@ -250,6 +272,20 @@ def read_pools(config: CodecExperiment) -> tuple[VideoPool, dict[str, list[np.nd
                     f"{video.shape[2]}, but crops need {needed[0]} of {needed[1]} x {needed[2]}."
                 )
     return make_pool(videos, shares), {name: group for name, group in held_out.items() if group}
+
+
+def _views(clip: Clip, rows: int) -> list[np.ndarray]:
+    """Every view's video at a number of rows and about its own aspect."""
+    _, height, width, _ = clip.view(0).shape
+    clip = clip.resized(*fitted_size(height, width, rows, PIXELS_PER_LATENT))
+    return [clip.view(v) for v in range(clip.num_views)]
+
+
+def _windows(video: np.ndarray) -> list[np.ndarray]:
+    """Up to four pieces of a held-out drive of at most 17 frames, evenly spread."""
+    frames = min(len(video), HELD_OUT_FRAMES)
+    starts = np.linspace(0, len(video) - frames, min(4, 1 + len(video) // frames)).astype(int)
+    return [video[start : start + frames] for start in starts]
 
 
 def _open(folder: str) -> Any:

@@ -1,16 +1,22 @@
-"""Training videos of the codec, held in memory: drives, their layout frames, and a real video.
+"""Training videos of the codec, held in memory: streets, their layout frames, real drives and
+stills.
 
 A batch of crops is a function of (seed, step) alone, so a resumed run continues with the crops that
 it would have seen.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, UInt8
+from PIL import Image
 
+from jwm_jax.data.files import IMAGE_SUFFIXES, read_image, require_folder
 from jwm_jax.errors import DataError
+from jwm_jax.files import entries
+from jwm_jax.scene.clip import fitted_size
 from jwm_jax.worldgen.codec_network import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 
 
@@ -40,12 +46,39 @@ def make_pool(groups: Mapping[str, Sequence[np.ndarray]], shares: Mapping[str, f
     return VideoPool(videos, {name: shares[name] / total for name in videos})
 
 
+def standing_videos(
+    folder: str | os.PathLike[str], rows: int, frames: int
+) -> list[UInt8[np.ndarray, "frames rows width 3"]]:
+    """Pictures as videos that stand still: texture, where there are few drives.
+
+    Args:
+        folder: Of pictures, each with its own aspect; "$NAME" is replaced by the environment
+            variable.
+        rows: Rows of the videos; widths are multiples of 8.
+        frames: Frames, which share one picture's memory.
+
+    Raises:
+        DataError: The folder is missing, holds no picture or a broken one.
+    """
+    path = require_folder(os.path.expandvars(os.fspath(folder)), "pictures")
+    files = [file for file in entries(path) if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise DataError(f"{path} holds no picture ({', '.join(IMAGE_SUFFIXES)}).")
+    videos = []
+    for picture in map(read_image, files):
+        height, width = fitted_size(*picture.shape[:2], rows, PIXELS_PER_LATENT)
+        small = Image.fromarray(picture).resize((width, height), Image.Resampling.BOX)
+        videos.append(np.broadcast_to(np.asarray(small), (frames, height, width, 3)))
+    return videos
+
+
 def sample_crops(
     pool: VideoPool, batch: int, frames: int, height: int, width: int, seed: int, step: int
 ) -> UInt8[np.ndarray, "batch frames height width 3"]:
     """Draws random crops, half of them mirrored left to right.
 
-    Rows start at multiples of 8, so that the patch grid lies as it does in whole frames.
+    Within a group every place of a crop is as likely as any other, so a long drive gives more of
+    them. Rows start at multiples of 8, so that the patch grid lies as it does in whole frames.
 
     Args:
         pool: videos of at least this many frames and this size.
@@ -62,7 +95,8 @@ def sample_crops(
     crops = []
     for _ in range(batch):
         group = pool.videos[names[random.choice(len(names), p=probabilities)]]
-        video = group[random.integers(len(group))]
+        places = np.array([(len(v) - frames + 1) * (v.shape[2] - width + 1) for v in group], float)
+        video = group[random.choice(len(group), p=places / places.sum())]
         time = random.integers(video.shape[0] - frames + 1)
         row = (
             random.integers((video.shape[1] - height) // PIXELS_PER_LATENT + 1) * PIXELS_PER_LATENT

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from jwm_jax.data.video import read_video
+from jwm_jax.data.thinning import clips_at_rate
 from jwm_jax.errors import DataError
 from jwm_jax.paradigms.latents import LatentSet, LatentSource, Prior
-from jwm_jax.scene.clip import Clip
+from jwm_jax.scene.clip import Clip, crop_covering
 from jwm_jax.scene.drawing import clip_layout
 from jwm_jax.scene.trajectory import ego_motion
 from jwm_jax.training.progress import duration
@@ -37,6 +37,9 @@ from jwm_jax.worldgen.conditions import (
 from jwm_jax.worldgen.config import WorldGenConfig
 
 REPORT_SECONDS = 20.0
+
+RATE = 10.0
+"""Frames a second of real drives."""
 
 MIRROR = np.asarray([1.0, -1.0, 1.0, -1.0, 1.0, -1.0], np.float32)
 """Signs of a ray's direction and moment under y -> -y."""
@@ -155,8 +158,7 @@ def _identity(source: LatentSource, config: WorldGenConfig, codec: VideoCodec) -
     for leaf in jax.tree.leaves(codec.params):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     stamps = [_stamp(Path(name).expanduser()) for name in source.datasets]
-    videos = [Path(os.path.expandvars(name)).expanduser() for name in source.videos]
-    stamps += [str(path.stat().st_size) if path.is_file() else "absent" for path in videos]
+    stamps += [_contents(spec) for spec in source.clips]
     text = json.dumps(
         [repr(source), repr(config.styles), digest.hexdigest(), stamps], sort_keys=True
     )
@@ -170,6 +172,14 @@ def _stamp(folder: Path) -> str:
             f"dataset {folder}: no dataset_info.json there; make the data with `jwm data make`."
         )
     return hashlib.sha256(info.read_bytes()).hexdigest()
+
+
+def _contents(spec: str) -> str:
+    """Names and sizes of the files of a real drive."""
+    where = Path(os.path.expandvars(spec).partition(":")[2].partition("?")[0]).expanduser()
+    files = sorted(where.rglob("*")) if where.is_dir() else [where]
+    sizes = [(file.name, file.stat().st_size) for file in files if file.is_file()]
+    return hashlib.sha256(repr(sizes).encode()).hexdigest()
 
 
 def encode_all(
@@ -200,8 +210,8 @@ def encode_all(
         array.close()
     if not count:
         raise DataError(
-            f"no clip of {list(source.datasets)} has {source.frames} frames and {source.views} "
-            "view(s), so there is nothing to train on."
+            f"no clip of {[*source.datasets, *source.clips]} has {source.frames} frames at "
+            f"{RATE:g} Hz and {source.views} view(s), so there is nothing to train on."
         )
     say(f"encoded {count} examples in {duration(time.monotonic() - began)}")
 
@@ -209,16 +219,9 @@ def encode_all(
 def _rows(
     source: LatentSource, config: WorldGenConfig, codec: VideoCodec
 ) -> Iterator[dict[str, np.ndarray]]:
-    for clip, held_out in _clips(source):
-        for example in _cut(clip, source):
-            for row in encode_clip(example, source, config, codec):
-                yield {**row, "held_out": np.asarray(held_out)}
-    for name in source.videos if source.views == 1 else ():
-        video = read_video(
-            name, source.height, source.width, rate=10.0, without="--set source.videos=[]"
-        )
-        for row in _encode_video(video, source, config, codec):
-            yield {**row, "held_out": np.asarray(False)}
+    for example, held_out in _examples(source):
+        for row in encode_clip(example, source, config, codec):
+            yield {**row, "held_out": np.asarray(held_out)}
 
 
 def encode_priors(
@@ -229,21 +232,22 @@ def encode_priors(
     prior: Prior,
     say: Callable[[str], None],
 ) -> None:
-    """Priors of the examples of `encode_all`, in its order; zeros for videos."""
+    """Priors of the examples of `encode_all`, in its order; zeros where poses are unknown."""
     began = reported = time.monotonic()
     latents, masks = (
         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, size)
         for name, size in (("prior", shape), ("prior_mask", (*shape[:-1], 1)))
     )
     count = 0
-    for clip, _ in _clips(source, lidar=True):
-        for example in _cut(clip, source):
+    for example, _ in _examples(source, lidar=True, say=_quiet):
+        turns = (1, -1) if source.mirror else (1,)
+        if example.posed:
             pictures = np.stack([example.view(v) for v in range(example.num_views)])
             rendered, alpha = prior(example)
-            for turn in (1, -1) if source.mirror else (1,):
+            for row, turn in enumerate(turns, count):
                 given = (a[:, :, :, ::turn] for a in (pictures, rendered, alpha))
-                latents[count], masks[count] = encode_prior(*given, codec)
-                count += 1
+                latents[row], masks[row] = encode_prior(*given, codec)
+        count += len(turns)
         if time.monotonic() - reported > REPORT_SECONDS:
             reported = time.monotonic()
             say(f"encoded priors of {count} examples in {duration(reported - began)}")
@@ -251,7 +255,10 @@ def encode_priors(
     masks.flush()
 
 
-def _clips(source: LatentSource, lidar: bool = False) -> Iterator[tuple[Clip, bool]]:
+def _examples(
+    source: LatentSource, lidar: bool = False, say: Callable[[str], None] = print
+) -> Iterator[tuple[Clip, bool]]:
+    """Pieces of ``frames`` instants of every drive, and whether they are kept for evaluation."""
     from jwm_jax.data.records import decode_clip
     from jwm_jax.data.tfds_clips import open_records
 
@@ -260,20 +267,41 @@ def _clips(source: LatentSource, lidar: bool = False) -> Iterator[tuple[Clip, bo
         count = min(len(records), source.limit or len(records))
         for index in range(count):
             clip = decode_clip(records[index], depth=False, lidar=lidar)
-            yield clip, index >= count - source.held_out
+            for views in _chosen_views(clip, source):
+                part = clip.select(views=views).resized(source.height, source.width)
+                for piece in _pieces(part, source.frames, source.frames - 1):
+                    yield piece, index >= count - source.held_out
+    for clip in clips_at_rate(source.clips, RATE, say):
+        for views in _chosen_views(clip, source):
+            part = clip.select(views=views)
+            for across in _windows_across(part, source):
+                cut = crop_covering(part, source.height, source.width, across)
+                for piece in _pieces(cut, source.frames, source.frames // 2):
+                    yield piece, False
 
 
-def _cut(clip: Clip, source: LatentSource) -> Iterator[Clip]:
-    """Examples of a clip: pieces of ``frames`` instants that share their end frames."""
-    if clip.num_views < source.views:
-        return
-    clip = clip.resized(source.height, source.width)
-    views = (
-        [[v] for v in range(clip.num_views)] if source.views == 1 else [list(range(source.views))]
-    )
-    for start in range(0, clip.num_frames - source.frames + 1, source.frames - 1):
-        for chosen in views:
-            yield clip.select(range(start, start + source.frames), chosen)
+def _chosen_views(clip: Clip, source: LatentSource) -> list[list[int]]:
+    """Views of each example of a clip."""
+    if source.views == 1:
+        return [[v] for v in range(clip.num_views)]
+    return [list(range(source.views))] if clip.num_views >= source.views else []
+
+
+def _pieces(clip: Clip, frames: int, stride: int) -> Iterator[Clip]:
+    for start in range(0, clip.num_frames - frames + 1, stride):
+        yield clip.select(range(start, start + frames))
+
+
+def _windows_across(clip: Clip, source: LatentSource) -> list[float]:
+    """Where windows of the source's size lie in pictures that are wider, half a window apart."""
+    _, height, width, _ = clip.view(0).shape
+    spare = width * source.height / height / source.width - 1.0
+    count = 1 + round(2.0 * max(spare, 0.0))
+    return [0.5] if count == 1 or source.views > 1 else np.linspace(0.0, 1.0, count).tolist()
+
+
+def _quiet(line: str) -> None:
+    """Says nothing: the first pass over the drives has said it."""
 
 
 def encode_clip(
@@ -283,7 +311,8 @@ def encode_clip(
     codec: VideoCodec,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Arrays of one example, without prior, as `LatentSet` names them; a second, mirrored one if
-    ``source.mirror``.
+    ``source.mirror``. What a drive lacks is absent: no motion and no rays without poses (a video's
+    camera is a guess), no layout without boxes and map.
 
     Args:
         clip: ``source.frames`` instants of ``source.views`` views in pictures of the source's size.
@@ -294,7 +323,7 @@ def encode_clip(
     pictures = np.stack([clip.view(v) for v in range(clip.num_views)])
     layout = clip_layout(clip)
     h, w = source.height // 8, source.width // 8
-    rays = camera_rays(clip.rig(), h, w)
+    rays = camera_rays(clip.rig(), h, w) * np.float32(clip.posed)
     motion = ego_motion(clip.world_from_ego, clip.times[:, 0])
     for mirrored in (False, True) if source.mirror else (False,):
         turn = slice(None, None, -1 if mirrored else 1)
@@ -303,31 +332,10 @@ def encode_clip(
             **_rgb(pictures[:, :, :, turn], source, codec),
             **_layouts(None if layout is None else layout[:, :, :, turn], source, codec),
             "ego_motion": _grouped(motion * signs),
-            "ego_valid": np.float32(1.0),
+            "ego_valid": np.float32(clip.posed),
             "style": style_codes(config, known_style(config, clip.style)),
             "rays": rays[:, :, turn] * (MIRROR if mirrored else np.float32(1.0)),
         }
-
-
-def _encode_video(
-    video: UInt8[np.ndarray, "t h w 3"],
-    source: LatentSource,
-    config: WorldGenConfig,
-    codec: VideoCodec,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Unconditioned examples; pieces overlap by half."""
-    h, w, steps = source.height // 8, source.width // 8, 1 + source.frames // 4
-    for start in range(0, len(video) - source.frames + 1, source.frames // 2):
-        for turn in (1, -1) if source.mirror else (1,):
-            pictures = video[None, start : start + source.frames, :, ::turn]
-            yield {
-                **_rgb(pictures, source, codec),
-                **_layouts(None, source, codec),
-                "ego_motion": np.zeros((steps, 4, 4), np.float32),
-                "ego_valid": np.float32(0.0),
-                "style": style_codes(config, None),
-                "rays": np.zeros((1, h, w, 6), np.float32),
-            }
 
 
 def _rgb(pictures: np.ndarray, source: LatentSource, codec: VideoCodec) -> dict[str, np.ndarray]:

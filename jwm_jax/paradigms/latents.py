@@ -27,10 +27,11 @@ class LatentSource:
 
     Attributes:
         datasets: folders made by `jwm data make`.
-        videos: video files without calibration, boxes or poses; `$VAR` is expanded.
+        clips: real drives and films as `load_clip` takes them, with `$VAR` expanded, at 10 Hz.
+            Wide ones are cut out several times, and pieces overlap by half.
         frames: video frames of an example, 1 + 4k; longer clips give several.
         window: latent frames of a training window, at most 1 + k.
-        height: rows; every picture is resized to this size.
+        height: rows; streets are resized to this size, real pictures cut to its aspect.
         width: columns.
         views: views of an example; 1 makes every view an example of its own.
         mirror: whether every example is also there mirrored left to right.
@@ -39,7 +40,7 @@ class LatentSource:
     """
 
     datasets: tuple[str, ...] = ()
-    videos: tuple[str, ...] = ()
+    clips: tuple[str, ...] = ()
     frames: int = 25
     window: int = 7
     height: int = 96

@@ -205,7 +205,7 @@ class WorldGenTask(Task):
         """Exports a model directory, with the codec in it unless it ships with the package."""
         config = self.config
         shipped = (WEIGHTS / f"codec-{config.model.codec}").is_dir()
-        sources = [*config.source.datasets, *(Path(name).name for name in config.source.videos)]
+        sources = [*config.source.datasets, *(Path(name).name for name in config.source.clips)]
         card = (
             f"# WorldGen, experiment {config.name}\n\n"
             f"Trained by `jwm train {config.name}` on {', '.join(sources)}: {config.steps} steps "

@@ -8,7 +8,7 @@ from jwm_jax.scene.cameras import (
     shift_half_pixel,
     stack_cameras,
 )
-from jwm_jax.scene.clip import Clip, fitted_size
+from jwm_jax.scene.clip import Clip, crop_covering, fitted_size
 from jwm_jax.scene.drawing import (
     clip_layout,
     color_depth,
@@ -61,6 +61,7 @@ __all__ = [
     "color_depth",
     "concatenate",
     "contact_sheet",
+    "crop_covering",
     "draw_boxes",
     "draw_layout",
     "draw_lidar",

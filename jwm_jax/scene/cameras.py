@@ -41,6 +41,12 @@ class Intrinsics:
         scale = xp.asarray([[width / self.width], [height / self.height], [1.0]], self.K.dtype)
         return replace(self, K=self.K * scale, width=width, height=height)
 
+    def cropped(self, top: int, left: int, height: int, width: int) -> "Intrinsics":
+        """The lens of a window of the image, whose first pixel is (left, top)."""
+        xp = array_module(self.K)
+        shift = xp.asarray([[0.0, 0.0, left], [0.0, 0.0, top], [0.0, 0.0, 0.0]], self.K.dtype)
+        return replace(self, K=self.K - shift, width=width, height=height)
+
     def at_poses(self, world_from_camera: Float[Array, "*b 4 4"]) -> "Camera":
         """Cameras with this lens, one a pose; their arrays are of the poses' kind and type."""
         xp = array_module(world_from_camera)

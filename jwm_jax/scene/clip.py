@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from jwm_jax.errors import DataError
 from jwm_jax.scene.cameras import Camera, Intrinsics, Rig
 from jwm_jax.scene.lane_map import LaneMap
 from jwm_jax.scene.tracks import Tracks
@@ -32,6 +33,8 @@ class Clip:
             Ground truth, where it exists.
         name: For reports.
         notes: Sentences of the reader about what it took for granted; checks warn of them.
+        posed: Whether the poses are known. Those of a plain video are not: its poses are those of
+            a vehicle that stands still, and what needs motion refuses it (`require_poses`).
     """
 
     images: Sequence[np.ndarray] | np.ndarray
@@ -47,6 +50,7 @@ class Clip:
     depth: tuple[np.ndarray, ...] | None = None
     name: str = "clip"
     notes: tuple[str, ...] = ()
+    posed: bool = True
 
     @property
     def num_frames(self) -> int:
@@ -69,6 +73,22 @@ class Clip:
         if self.num_frames < 2:
             return 0.0
         return float(1.0 / np.median(np.diff(self.times[:, 0])))
+
+    def require_poses(self, purpose: str) -> None:
+        """Refuse a clip whose poses are unknown.
+
+        Args:
+            purpose: What needs them, the beginning of a sentence.
+
+        Raises:
+            DataError: The clip is not `posed`.
+        """
+        if not self.posed:
+            raise DataError(
+                f"{self.name}: {purpose} needs to know where the vehicle went, and this clip has "
+                "no poses; give it some as folder: (jwm_jax/data/README.md says how), or use a "
+                "single instant."
+            )
 
     def view(self, v: int) -> np.ndarray:
         """Images of one view, uint8 [T, h, w, 3]."""
@@ -137,6 +157,37 @@ class Clip:
             cameras=tuple(c.resized(height, width) for c in self.cameras),
             depth=depth,
         )
+
+
+def crop_covering(clip: Clip, height: int, width: int, across: float = 0.5) -> Clip:
+    """Every picture at one scale, as small as covers a size, and that size cut out of it.
+
+    Nothing is stretched by more than the rounding to whole pixels. Rows are cut out of the middle;
+    camera matrices and depth follow.
+
+    Args:
+        clip: Pictures of any sizes.
+        height: Rows.
+        width: Columns.
+        across: Where the columns lie: 0 at the left edge, 1 at the right.
+    """
+    images, cameras, depths = [], [], []
+    for v in range(clip.num_views):
+        _, h, w, _ = clip.view(v).shape
+        scale = max(height / h, width / w)
+        rows, columns = max(height, round(h * scale)), max(width, round(w * scale))
+        top, left = (rows - height) // 2, round(across * (columns - width))
+        window = (slice(None), slice(top, top + height), slice(left, left + width))
+        images.append(_resize_all(clip.view(v), rows, columns)[window])
+        cameras.append(clip.cameras[v].resized(rows, columns).cropped(top, left, height, width))
+        if clip.depth is not None:
+            depths.append(_nearest(clip.depth[v], rows, columns)[window])
+    return replace(
+        clip,
+        images=np.stack(images, axis=1),
+        cameras=tuple(cameras),
+        depth=None if clip.depth is None else tuple(depths),
+    )
 
 
 def fitted_size(height: int, width: int, rows: int, multiple: int) -> tuple[int, int]:

@@ -51,7 +51,7 @@ def test_a_wrong_flag_ends_with_code_2_and_leaves_nothing(toy, tmp_path, flags, 
 
 def test_a_run_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    flags = ["--set", "source.videos=[]", "init_from=null", "--mesh.data", "1", "--batch-size", "1"]
+    flags = ["--set", "source.clips=[]", "init_from=null", "--mesh.data", "1", "--batch-size", "1"]
     assert main(["train", "worldgen_pretrain_tiny", *flags, "--out", "run"]) == 3
     assert "make the data with `jwm data make`" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -5,8 +5,10 @@ import struct
 import numpy as np
 import pytest
 
-from jwm_jax.data.video import read_video
-from jwm_jax.errors import DataError
+from jwm_jax.data import load_clip
+from jwm_jax.data.thinning import clips_at_rate, thinned
+from jwm_jax.data.video import FIELD_OF_VIEW
+from jwm_jax.errors import DataError, UsageError
 from jwm_jax.export.video import has_h264, write_video
 
 FRAMES = 12
@@ -28,20 +30,51 @@ def greys(video):
     return video[:, :, video.shape[2] // 2].mean((1, 2))
 
 
-def test_every_frame_at_its_own_aspect(folder):
-    video = read_video(str(folder / "drive.mp4"), 32, without="it")
-    assert video.shape == (FRAMES, 32, 64, 3) and video.dtype == np.uint8
-    np.testing.assert_allclose(greys(video), 15 * np.arange(FRAMES), atol=4)
-    assert read_video(str(folder / "drive.mp4"), 22, without="it").shape[2] == 48
+def test_a_video_is_a_clip_without_poses_in_its_own_size_and_times(folder):
+    clip = load_clip(f"video:{folder}/drive.mp4")
+    assert clip.view(0).shape == (FRAMES, 64, 128, 3) and clip.view(0).dtype == np.uint8
+    np.testing.assert_allclose(greys(clip.view(0)), 15 * np.arange(FRAMES), atol=4)
+    np.testing.assert_allclose(clip.times[:, 0], np.arange(FRAMES) / 24, atol=1e-3)
+    assert not clip.posed and clip.name == "drive"
+    with pytest.raises(DataError, match="drive: a trip needs to know where the vehicle went"):
+        clip.require_poses("a trip")
 
 
-def test_a_lower_rate_and_the_middle_columns(folder, monkeypatch):
+def test_options_give_the_field_of_view_and_a_part(folder):
+    clip = load_clip(f"video:{folder}/drive.mp4?fov=90&start=0.25&frames=3")
+    np.testing.assert_allclose(clip.cameras[0].K, [[64, 0, 64], [0, 64, 32], [0, 0, 1]])
+    np.testing.assert_allclose(clip.times[:, 0], np.array([6, 7, 8]) / 24, atol=1e-3)
+    wide = load_clip(f"video:{folder}/drive.mp4").cameras[0]
+    np.testing.assert_allclose(np.degrees(2 * np.arctan(64 / wide.K[0, 0])), FIELD_OF_VIEW)
+
+
+@pytest.mark.parametrize("option", ["fov=0", "fov=wide", "frames=0", "start=-1", "start=nan"])
+def test_options_out_of_range_are_refused(folder, option):
+    with pytest.raises(UsageError, match=f"{option} should be a number from"):
+        load_clip(f"video:{folder}/drive.mp4?{option}")
+
+
+def test_unknown_options_and_an_empty_part_are_named(folder):
+    with pytest.raises(UsageError, match="unknown option 'fps'; known: fov, start, frames"):
+        load_clip(f"video:{folder}/drive.mp4?fps=3")
+    with pytest.raises(DataError, match="holds no video frame after second 60"):
+        load_clip(f"video:{folder}/drive.mp4?start=60")
+
+
+def test_a_longer_video_than_memory_holds_is_refused(folder, monkeypatch):
+    monkeypatch.setattr("jwm_jax.data.video.MOST_BYTES", 5 * 64 * 128 * 3)
+    with pytest.raises(DataError, match=r"more than 6 frames.*read a part of it: video:.*frames=3"):
+        load_clip(f"video:{folder}/drive.mp4")
+
+
+def test_of_a_faster_drive_the_frames_nearest_to_the_rate_are_kept(folder, monkeypatch, capsys):
     monkeypatch.setenv("DRIVES", str(folder))
-    video = read_video("$DRIVES/drive.mp4", 32, 40, rate=10.0, without="it")
-    assert video.shape == (FRAMES // 2, 32, 40, 3)
-    np.testing.assert_allclose(greys(video), 30 * np.arange(FRAMES // 2), atol=4)
-    left = np.flatnonzero(video[0, 16, :, 0] < 128)[0]
-    assert left == 16 - (64 - 40) // 2
+    (clip,) = clips_at_rate(["video:$DRIVES/drive.mp4"], 10.0)
+    kept = [0, 2, 5, 7, 10]  # of k / 24 s, the nearest to 0, 0.1, ..., 0.4
+    np.testing.assert_allclose(clip.times[:, 0], np.array(kept) / 24, atol=1e-3)
+    np.testing.assert_allclose(greys(clip.view(0)), 15 * np.array(kept), atol=4)
+    assert "drive: 5 of 12 frames" in capsys.readouterr().out
+    assert thinned(clip, 10.0) is clip
 
 
 TURNS = {
@@ -65,7 +98,7 @@ def square(tmp_path_factory):
     path = tmp_path_factory.mktemp("turned") / "square.mp4"
     quarters = np.kron(np.uint8([[30, 90], [150, 220]]), np.ones((32, 32), np.uint8))
     write_video(path, np.repeat(quarters[None, ..., None], 3, axis=3).repeat(2, axis=0), 10)
-    return path, read_video(str(path), 64, without="it")[0]
+    return path, load_clip(f"video:{path}").view(0)[0]
 
 
 def turned(path, to, matrix):
@@ -81,24 +114,24 @@ def turned(path, to, matrix):
 @pytest.mark.parametrize("matrix", TURNS)
 def test_frames_are_shown_as_the_display_matrix_says(square, tmp_path, matrix):
     path, stored = square
-    video = read_video(turned(path, tmp_path / "a.mp4", matrix), 64, without="it")
-    np.testing.assert_array_equal(video[0], TURNS[matrix](stored))
+    clip = load_clip("video:" + turned(path, tmp_path / "a.mp4", matrix))
+    np.testing.assert_array_equal(clip.view(0)[0], TURNS[matrix](stored))
 
 
 def test_an_upright_film_has_more_rows_than_columns(folder, tmp_path):
     name = turned(folder / "drive.mp4", tmp_path / "a.mp4", (0, 1, -1, 0))
-    assert read_video(name, 64, without="it").shape == (FRAMES, 64, 32, 3)
+    assert load_clip(f"video:{name}").view(0).shape == (FRAMES, 128, 64, 3)
 
 
 def test_a_turn_by_less_than_a_quarter_is_refused(square, tmp_path):
     name = turned(square[0], tmp_path / "a.mp4", (0.7071, 0.7071, -0.7071, 0.7071))
     with pytest.raises(DataError, match=r"a\.mp4 is to be shown turned by -45 degrees"):
-        read_video(name, 64, without="it")
+        load_clip(f"video:{name}")
 
 
 def test_what_is_wrong_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"none.mp4 does not exist; leave it out with --set x="):
-        read_video(str(tmp_path / "none.mp4"), 32, without="--set x=")
+    with pytest.raises(DataError, match=r"none.mp4 does not exist"):
+        load_clip(f"video:{tmp_path}/none.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(DataError, match=r"text.mp4 is not a video that can be decoded"):
-        read_video(str(tmp_path / "text.mp4"), 32, without="it")
+        load_clip(f"video:{tmp_path}/text.mp4")

@@ -3,6 +3,7 @@
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from unittest.mock import Mock
 
 import flax.linen as nn
@@ -11,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jwm_jax.data.folder import save_folder_clip
 from jwm_jax.data.records import decode_clip, encode_clip
 from jwm_jax.data.tfds_clips import open_records, write_dataset
 from jwm_jax.distributed import MeshConfig, make_mesh
 from jwm_jax.errors import DataError, UsageError
+from jwm_jax.export.video import has_h264, write_video
 from jwm_jax.paradigms import held_out
 from jwm_jax.paradigms.latent_encoding import GrowingArray, fill_once, open_latents
 from jwm_jax.paradigms.latents import LatentSource
@@ -115,6 +118,35 @@ def test_clips_are_encoded_once_and_windows_start_from_stills(folder):
     np.testing.assert_allclose(conditions.ego_motion[0, 1:, :, 0], 0.5, atol=1e-5)
     assert conditions.layout_valid.all() and not conditions.prior_mask.any()
     assert conditions.style.tolist() == [[1, 4]]
+
+
+def test_real_drives_and_films_join_with_what_they_have(folder, tmp_path):
+    """A wide drive at 20 Hz with poses and no map, and the same drive as a film."""
+    if not has_h264():
+        pytest.skip("PyAV has no H.264 encoder here")
+    clip = make_clip(7)
+    wide = replace(
+        clip,
+        images=(np.repeat(np.concatenate([clip.view(0)] * 2, axis=2), 2, axis=0),),
+        times=0.05 * np.arange(2.0 * FRAMES)[:, None],
+        world_from_ego=np.repeat(clip.world_from_ego, 2, axis=0),
+        world_from_camera=np.repeat(clip.world_from_camera, 2, axis=0),
+        cameras=(replace(clip.cameras[0], width=2 * WIDTH),),
+        map=None,
+    )
+    save_folder_clip(wide, tmp_path / "drive")
+    write_video(tmp_path / "film.mp4", wide.view(0), 20)
+    specs = (f"folder:{tmp_path}/drive", f"video:{tmp_path}/film.mp4")
+    data, _ = open_set(folder, clips=specs)
+    real = np.arange(6, 6 + 2 * 2 * 3)  # mirrored or not, three windows across, two drives
+    assert len(data.latents) == 6 + len(real) and not np.asarray(data.held_out)[real].any()
+    assert not np.asarray(data.layout_valid)[real].any()
+    np.testing.assert_array_equal(np.asarray(data.ego_valid)[real], [1.0] * 6 + [0.0] * 6)
+    assert np.abs(data.rays[6:12]).min(axis=(1, 2, 3)).max() > 0 and not np.any(data.rays[12:])
+    codec = VideoCodec.from_pretrained(folder / "codec")
+    first = clip.view(0).astype(np.float32) / 255
+    np.testing.assert_allclose(data.latents[6, 0], codec.encode(first), atol=2e-2)
+    np.testing.assert_allclose(data.ego_motion[6, 1:, :, 0], 0.5, atol=1e-5)
 
 
 def test_of_two_that_fill_a_folder_one_waits(tmp_path):

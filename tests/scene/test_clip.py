@@ -12,6 +12,7 @@ from jwm_jax.scene import (
     Tracks,
     Trajectory,
     box_corners,
+    crop_covering,
     ego_motion,
     fitted_size,
     make_transform,
@@ -55,6 +56,22 @@ def test_resizing_stacks_views_and_follows_with_calibration():
     mean = clip().view(0).astype(float).reshape(5, 16, 2, 32, 2, 3).mean((2, 4))
     np.testing.assert_allclose(small.view(0), mean, atol=1.0)
     assert small.depth[0].shape == (5, 16, 32)
+
+
+def test_a_covering_crop_stretches_nothing_and_follows_with_calibration():
+    """What the lens sees at a pixel is where the picture shows it."""
+    wide = clip()
+    left = crop_covering(wide, 16, 16, across=0.0)
+    assert left.images.shape == (5, 2, 16, 16, 3) and left.depth[0].shape == (5, 16, 16)
+    half = wide.resized(16, 32)
+    np.testing.assert_array_equal(left.view(0), half.view(0)[:, :, :16])
+    np.testing.assert_allclose(left.cameras[0].K, half.cameras[0].K)
+    right = crop_covering(wide, 16, 16, across=1.0)
+    np.testing.assert_array_equal(right.view(0), half.view(0)[:, :, 16:])
+    assert right.cameras[0].K[0, 2] == half.cameras[0].K[0, 2] - 16
+    flat = crop_covering(wide, 16, 64)
+    np.testing.assert_array_equal(flat.view(0), wide.view(0)[:, 8:24])
+    assert flat.cameras[0].K[1, 2] == K[1, 2] - 8
 
 
 def test_selection_picks_frames_and_views():
