@@ -51,6 +51,7 @@ def run(options: Options) -> None:
     from jwm_jax.cli.demo_work import show_future, show_reconstruction
     from jwm_jax.data import load_clip
     from jwm_jax.data.checks import trim_frames
+    from jwm_jax.data.thinning import thinned
     from jwm_jax.joint import JointWorldModel
     from jwm_jax.worldgen import WorldGen
     from jwm_jax.worldrec import WorldRec
@@ -66,7 +67,7 @@ def run(options: Options) -> None:
 
     seconds["Import"] = round(time.perf_counter() - began, 2)
     clip = step("Load the drive", lambda: load_clip(options.clip))
-    clip = trim_frames(clip, most)
+    clip = trim_frames(thinned(clip), most)
     front = front_view(clip.view_names)
     if options.short:
         clip, front = clip.select(views=[front]), 0

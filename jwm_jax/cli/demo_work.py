@@ -82,7 +82,7 @@ def show_reconstruction(rec: WorldRec, clip: Clip, front: int, spec: str) -> See
     """
     import time
 
-    clip = resized_for(rec.config, clip)
+    clip = resized_for(rec.config, clip if clip.posed else clip.select([0]))
     context = list(range(0, clip.num_frames, CONTEXT_EVERY))
     source = measured_depth(clip)
     scene = jax.block_until_ready(rec(clip.select(context), source))

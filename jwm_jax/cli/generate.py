@@ -46,8 +46,9 @@ def run(options: Options) -> None:
     folder = claim(options.out, "generate", overwrite=options.overwrite)
     from jwm_jax.data import load_clip
     from jwm_jax.data.checks import trim_frames
+    from jwm_jax.data.thinning import thinned
 
-    clip = trim_frames(load_clip(options.clip), options.frames)
+    clip = trim_frames(thinned(load_clip(options.clip)), options.frames)
     from jwm_jax.joint import JointWorldModel
     from jwm_jax.scene import Trajectory
     from jwm_jax.worldgen import WorldGen
@@ -67,17 +68,20 @@ def run(options: Options) -> None:
     if spare:
         print(f"Leaving out the last {spare} frames: the video model generates {chunk} at a time.")
     print(f"Generating {trajectory.num_frames} frames of {clip.name}", flush=True)
+    prior = options.prior and clip.posed
+    if options.prior and not prior:
+        print(f"{clip.name} has no poses: its future is generated without scene and ego motion.")
     rollout = world.rollout(
         clip.select(slice(0, options.seen)),
         trajectory,
         seed=options.seed,
         steps=options.steps,
-        use_prior=options.prior,
+        use_prior=prior,
     )
     with folder.made() as out:
         rollout.save(out)
     print(f"{len(rollout.frames)} frames, as video and as arrays: {out}")
-    other = ["--no-prior"] if options.prior else ["--seed", str(options.seed + 1)]
+    other = ["--no-prior"] if prior else ["--seed", str(options.seed + 1)]
     say_next(
         ["jwm", "generate", options.clip, *other],
         ["jwm", "demo", "--clip", options.clip],

@@ -13,20 +13,29 @@ from jaxtyping import Float
 from jwm_jax.data import load_clip
 from jwm_jax.scene.clip import Clip
 
+MODEL_RATE = 10.0
+"""Frames a second that the video models know."""
+
 FASTER = 1.1
 """How much faster than asked a drive has to be for frames to be left out."""
 
 
-def thinned(clip: Clip, rate: float) -> Clip:
+def thinned(clip: Clip, rate: float = MODEL_RATE, say: Callable[[str], None] = print) -> Clip:
     """The clip at about a rate, by leaving out frames; as it is where it is not faster.
 
     Args:
         clip: The drive; the times of its first view count.
         rate: Frames a second.
+        say: Gets a line where frames are left out.
     """
     if clip.rate <= FASTER * rate:
         return clip
-    return clip.select(frames=nearest_frames(clip.times[:, 0], rate))
+    kept = clip.select(frames=nearest_frames(clip.times[:, 0], rate))
+    say(
+        f"{clip.name}: using {kept.num_frames} of {clip.num_frames} frames, those nearest to "
+        f"{rate:g} a second."
+    )
+    return kept
 
 
 def nearest_frames(times: Float[np.ndarray, "t"], rate: float) -> list[int]:
@@ -43,24 +52,16 @@ def nearest_frames(times: Float[np.ndarray, "t"], rate: float) -> list[int]:
     return sorted(set((after - nearer_before).tolist()))
 
 
-def clips_at_rate(
-    specs: Iterable[str], rate: float, say: Callable[[str], None] = print
-) -> Iterator[Clip]:
-    """Real drives for a training, one after the other, at the model's rate.
+def clips_at_rate(specs: Iterable[str], say: Callable[[str], None] = print) -> Iterator[Clip]:
+    """Real drives for a training, one after the other, at `MODEL_RATE`.
 
     Args:
         specs: Clips as `load_clip` takes them; `$NAME` is replaced by the environment variable.
-        rate: Frames a second of the model.
-        say: Gets a line for each clip.
+        say: Gets a line for each drive of which frames are left out.
 
     Raises:
         UsageError: A spec names no format.
         DataError: A drive is missing or broken.
     """
     for spec in specs:
-        clip = load_clip(os.path.expandvars(spec))
-        kept = thinned(clip, rate)
-        seconds = kept.times[-1, 0] - kept.times[0, 0]
-        mean = (kept.num_frames - 1) / seconds if seconds else 0.0
-        say(f"{clip.name}: {kept.num_frames} of {clip.num_frames} frames, {mean:.3g} a second")
-        yield kept
+        yield thinned(load_clip(os.path.expandvars(spec)), say=say)

@@ -140,8 +140,12 @@ class JointWorldModel:
                 of one; whatever the horizon, so that programs are compiled once.
 
         Raises:
-            DataError: The trajectory has fewer frames than a chunk.
+            DataError: The trajectory has fewer frames than a chunk, or a scene is wanted as prior
+                for a clip whose poses are unknown. (Without one, such a clip's future is generated
+                without ego motion, and of the trajectory only the times count.)
         """
+        if use_prior:
+            clip.require_poses("a scene that guides the future")
         chunk_frames = self.gen.config.frames_per_chunk
         chunks = trajectory.num_frames // chunk_frames
         if chunks == 0:
@@ -178,7 +182,7 @@ class JointWorldModel:
         session = self.gen.start(
             clip.images[-1], rig, seed=seed, conditions=Conditions(layout=layout, style=style)
         )
-        motion = _motion(clip, trajectory)
+        motion = _motion(clip, trajectory) if clip.posed else None
         parts: dict[str, list] = {"frames": [], "prior": [], "alpha": [], "layout": []}
         for chunk in range(chunks):
             index = slice(chunk * chunk_frames, (chunk + 1) * chunk_frames)
@@ -198,7 +202,7 @@ class JointWorldModel:
                 layout=layout,
                 prior=prior,
                 prior_alpha=alpha,
-                ego_motion=motion[index],
+                ego_motion=None if motion is None else motion[index],
                 style=style,
             )
             frames, session = self.gen.step(session, conditions, steps=steps)

@@ -57,9 +57,6 @@ from jwm_jax.worldgen.codec_network import (
     repeat_first_frame,
 )
 
-RATE = 10.0
-"""Frames a second of real drives."""
-
 HELD_OUT_FRAMES = 17
 """Frames of the pieces on which held-out drives are evaluated."""
 
@@ -257,9 +254,9 @@ def read_pools(config: CodecExperiment) -> tuple[VideoPool, dict[str, list[np.nd
             if layout is not None:
                 pool["layout"].append(layout[0])
     rows = videos[Path(config.datasets[0]).expanduser().name][0].shape[1]
-    for clip in clips_at_rate(config.clips, RATE):
+    for clip in clips_at_rate(config.clips):
         videos.setdefault("clips", []).extend(_views(clip, rows))
-    for clip in clips_at_rate(config.held_out_clips, RATE):
+    for clip in clips_at_rate(config.held_out_clips):
         held_out[clip.name] = _windows(_views(clip, rows)[0])
     if config.stills:
         videos["stills"] = standing_videos(config.stills, rows, config.crop_frames)

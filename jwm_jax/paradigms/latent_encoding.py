@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jwm_jax.data.thinning import clips_at_rate
+from jwm_jax.data.thinning import MODEL_RATE, clips_at_rate
 from jwm_jax.errors import DataError
 from jwm_jax.paradigms.latents import LatentSet, LatentSource, Prior
 from jwm_jax.scene.clip import Clip, crop_covering
@@ -37,9 +37,6 @@ from jwm_jax.worldgen.conditions import (
 from jwm_jax.worldgen.config import WorldGenConfig
 
 REPORT_SECONDS = 20.0
-
-RATE = 10.0
-"""Frames a second of real drives."""
 
 MIRROR = np.asarray([1.0, -1.0, 1.0, -1.0, 1.0, -1.0], np.float32)
 """Signs of a ray's direction and moment under y -> -y."""
@@ -211,7 +208,7 @@ def encode_all(
     if not count:
         raise DataError(
             f"no clip of {[*source.datasets, *source.clips]} has {source.frames} frames at "
-            f"{RATE:g} Hz and {source.views} view(s), so there is nothing to train on."
+            f"{MODEL_RATE:g} Hz and {source.views} view(s), so there is nothing to train on."
         )
     say(f"encoded {count} examples in {duration(time.monotonic() - began)}")
 
@@ -271,7 +268,7 @@ def _examples(
                 part = clip.select(views=views).resized(source.height, source.width)
                 for piece in _pieces(part, source.frames, source.frames - 1):
                     yield piece, index >= count - source.held_out
-    for clip in clips_at_rate(source.clips, RATE, say):
+    for clip in clips_at_rate(source.clips, say):
         for views in _chosen_views(clip, source):
             part = clip.select(views=views)
             for across in _windows_across(part, source):

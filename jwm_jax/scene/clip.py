@@ -86,8 +86,8 @@ class Clip:
         if not self.posed:
             raise DataError(
                 f"{self.name}: {purpose} needs to know where the vehicle went, and this clip has "
-                "no poses; give it some as folder: (jwm_jax/data/README.md says how), or use a "
-                "single instant."
+                "no poses; give it some as folder: (jwm_jax/data/README.md says how), or use one "
+                "instant (video:PATH?frames=1)."
             )
 
     def view(self, v: int) -> np.ndarray:

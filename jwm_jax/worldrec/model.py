@@ -91,7 +91,12 @@ class WorldRec:
 
         Returns:
             The scene; its time 0 is the clip's start, its tracks are those of the clip.
+
+        Raises:
+            DataError: Several instants of a clip whose poses are unknown.
         """
+        if clip.num_frames > 1:
+            clip.require_poses("a reconstruction from several instants")
         clip = resized_for(self.config, clip)
         tracks = nearest_tracks(self.config, clip)
         pictures = make_pictures(self.config, clip, tracks, depth_source=depth_source)
