@@ -28,8 +28,8 @@ class Options(Writing):
     """WorldRec: a name that comes with the package, or a model directory."""
     gen: str = "tiny"
     """WorldGen: a name that comes with the package, or a model directory."""
-    steps: int = 4
-    """Denoising steps for each 0.4 s."""
+    steps: int | None = None
+    """Denoising steps for each 0.4 s; by default as many as the model is made for."""
     seed: int = 0
     """Of the generator's noise."""
     frames: int = 25

@@ -84,7 +84,7 @@ def _summary(options, clip: Clip, seen: Seen, future: Future, seconds: dict) -> 
             "left_out": seen.left_out,
         },
         "future": {
-            "steps": options.steps,
+            "steps": future.joint.metrics["steps"],
             "seed": options.seed,
             "psnr": {
                 name: {label: round(float(v[i]), 2) for label, i in at.items()}
@@ -106,8 +106,8 @@ def _report(options, clip: Clip, seen: Seen, future: Future, summary: dict) -> R
     report = Report(
         "A drive, reconstructed and continued",
         "WorldRec turned the drive into 3D Gaussians; WorldGen generated its future in "
-        f"{options.steps} denoising steps for each 0.4 s, with and without the scene to hold it "
-        "straight. Every number here was measured on this drive in this run.",
+        f"{future.joint.metrics['steps']} denoising steps for each 0.4 s, with and without the "
+        "scene to hold it straight. Every number here was measured on this drive in this run.",
         {
             "drive": options.clip,
             "frames": clip.num_frames,

@@ -130,7 +130,7 @@ def show_reconstruction(rec: WorldRec, clip: Clip, front: int, spec: str) -> See
     )
 
 
-def show_future(world: JointWorldModel, clip: Clip, steps: int, seed: int) -> Future:
+def show_future(world: JointWorldModel, clip: Clip, steps: int | None, seed: int) -> Future:
     """Generate what follows the first instant, with that instant's scene and without."""
     lens = clip.cameras[0]
     clip = clip.resized(*world.gen.config.picture_size(lens.height, lens.width))

@@ -41,8 +41,8 @@ class Options(Common):
     """Name or model directory of the pixel-aligned baseline; without it that row is left out."""
     gen: str = "tiny"
     """Name or model directory."""
-    steps: int = 4
-    """Denoising steps a chunk."""
+    steps: int | None = None
+    """Denoising steps a chunk; by default as many as the model is made for."""
     seed: int = 0
     """Of the noise."""
     key_frame_every: int = 0

@@ -27,8 +27,8 @@ class Options(Writing):
     """First frames of the drive that the models are shown; the future begins after them."""
     frames: int | None = None
     """Most frames of the drive to use, the seen ones among them; all by default."""
-    steps: int = 4
-    """Denoising steps for each 0.4 s."""
+    steps: int | None = None
+    """Denoising steps for each 0.4 s; by default as many as the model is made for."""
     seed: int = 0
     """Of the noise."""
     prior: bool = True

@@ -44,7 +44,7 @@ def evaluate_rollouts(
     world: JointWorldModel,
     clips: Iterable[Clip],
     *,
-    steps: int = 4,
+    steps: int | None = None,
     seed: int = 0,
     key_frame_every: int = 0,
 ) -> dict[str, dict[str, float]]:
@@ -53,7 +53,7 @@ def evaluate_rollouts(
     Args:
         world: The joint model.
         clips: One-view clips of `FRAMES` frames with ground truth.
-        steps: Denoising steps a chunk.
+        steps: Denoising steps a chunk; the generator's own number if None.
         seed: Of the noise.
         key_frame_every: As in `JointWorldModel.rollout`, for the row with the prior.
 
@@ -74,7 +74,7 @@ def evaluate_rollouts(
 
 
 def rollout_rows(
-    world: JointWorldModel, clip: Clip, *, steps: int, seed: int, key_frame_every: int = 0
+    world: JointWorldModel, clip: Clip, *, steps: int | None, seed: int, key_frame_every: int = 0
 ) -> dict[str, np.ndarray]:
     """The futures that are compared: row to float pictures [F, H, W, 3] of the first view."""
     start, future = clip.select([0]), future_of(clip)

@@ -108,7 +108,7 @@ class JointWorldModel:
         trajectory: Trajectory,
         *,
         seed: int = 0,
-        steps: int = 4,
+        steps: int | None = None,
         use_prior: bool = True,
         tracks: Tracks | None = None,
         scene: Scene | None = None,
@@ -127,7 +127,7 @@ class JointWorldModel:
             trajectory: Ego poses of the frames to come, in the clip's world frame and on its clock;
                 trimmed to whole chunks.
             seed: Of the noise.
-            steps: Denoising steps a chunk.
+            steps: Denoising steps a chunk; the generator's own number if None.
             use_prior: Whether the scene conditions the generator.
             tracks: Boxes over the future (absolute clock); the clip's own if None. The scene's
                 things follow those of the same id (or place, where there are no ids), and things
@@ -241,7 +241,7 @@ class JointWorldModel:
             metrics={
                 "frames": chunks * chunk_frames,
                 "views": clip.num_views,
-                "steps": steps,
+                "steps": self.gen.config.sampling_steps if steps is None else steps,
                 "seed": seed,
                 "seconds": seconds,
                 "open_share": [] if alphas is None else (1 - alphas.mean((1, 2, 3))).tolist(),

@@ -84,7 +84,8 @@ class TeacherForcingExperiment(WorldGenExperiment):
     """Teacher forcing.
 
     Attributes:
-        rollout_steps: denoising steps of the rollouts that evaluation measures.
+        rollout_steps: denoising steps of the rollouts that evaluation measures; those of the model
+            where it is distilled to few.
     """
 
     rollout_steps: int = 4
@@ -150,12 +151,10 @@ class TeacherForcingTask(WorldGenTask):
 
     @cached_property
     def _rollout(self) -> Any:
-        config = self.config
+        steps = self.config.rollout_steps
 
         def run(params: Any, first: jax.Array, conditions: LatentConditions) -> jax.Array:
             key = jax.random.key(0)
-            return rollout_latents(
-                config.model, params, first, conditions, key, config.rollout_steps
-            )
+            return rollout_latents(self.exported, params, first, conditions, key, steps)
 
         return jax.jit(run)

@@ -113,6 +113,11 @@ class WorldGenTask(Task):
             self.prior_name,
         )
 
+    @property
+    def exported(self) -> WorldGenConfig:
+        """Configuration of the model that the training gives."""
+        return self.config.model
+
     def nets(self, config: WorldGenExperiment) -> dict[str, Net]:
         """The generator, from ``init_from`` if it names any."""
         source = {"source": config.init_from, "kind": "worldgen", "stages": self.starts_from}
@@ -212,7 +217,7 @@ class WorldGenTask(Task):
             f"of {config.batch_size} windows of {config.source.window} latent frames. "
             "metrics.jsonl beside this folder has the scores.\n"
         )
-        model = WorldGen(config.model, params, self.codec)
+        model = WorldGen(self.exported, params, self.codec)
         model.save_pretrained(directory, card=card, stage=self.stage, with_codec=not shipped)
 
 

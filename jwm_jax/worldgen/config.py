@@ -19,6 +19,7 @@ PLACE = ("place", ("city", "suburb", "highway", "rural", "tunnel", "parking"))
 CONDITIONS = ("layout", "prior", "rays", "ego_motion", "style")
 PREDICTIONS = ("x0", "velocity")
 DTYPES = ("auto", "float32", "bfloat16")
+SAMPLERS = ("euler", "renoise")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class WorldGenConfig:
         motion_scale: factors on (dx m, dy m, dyaw rad, v m/s) of an ego-motion sub-step.
         styles: named style codes, each with its vocabulary; code 0 means unknown.
         sampling_shift: shift of the sigma schedule used for sampling.
+        sampling_steps: steps of a chunk unless others are asked for.
+        sampler: how a step goes on from the clean latents it predicts: "euler" along the line it
+            came on; "renoise" with fresh noise, as models distilled to few steps are trained.
         codec: name or directory of the codec whose latents the model was trained on.
         remat: recompute activations of a layer in the backward pass.
         dtype: compute type: "float32", "bfloat16", or "auto", see `compute_dtype`.
@@ -90,6 +94,8 @@ class WorldGenConfig:
     motion_scale: tuple[float, float, float, float] = (1.0, 5.0, 20.0, 0.1)
     styles: tuple[tuple[str, tuple[str, ...]], ...] = STYLES
     sampling_shift: float = 2.5
+    sampling_steps: int = 4
+    sampler: str = "euler"
     codec: str = "tiny"
     remat: bool = False
     dtype: str = "auto"
@@ -114,7 +120,12 @@ class WorldGenConfig:
             "window and chunk must be at least 1 and sink at least 0 latent frames, got "
             f"{self.window}, {self.chunk} and {self.sink}",
         )
-        for name, known in (("prediction", PREDICTIONS), ("dtype", DTYPES)):
+        require(
+            self.sampling_steps >= 1,
+            f"sampling_steps must be at least 1, got {self.sampling_steps}",
+        )
+        choices = (("prediction", PREDICTIONS), ("dtype", DTYPES), ("sampler", SAMPLERS))
+        for name, known in choices:
             value = getattr(self, name)
             require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}")
         unknown = sorted(set(self.conditions) - set(CONDITIONS))
@@ -245,5 +256,7 @@ SIZES = {
 
 
 def size_name(config: WorldGenConfig) -> str:
-    """Name of a configuration among `SIZES`, or "custom"."""
+    """Name of a configuration among `SIZES`, however it is sampled, or "custom"."""
+    plain = WorldGenConfig()
+    config = replace(config, sampling_steps=plain.sampling_steps, sampler=plain.sampler)
     return next((name for name, known in SIZES.items() if known == config), "custom")

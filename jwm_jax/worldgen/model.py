@@ -206,7 +206,7 @@ class WorldGen:
         self,
         session: Session,
         conditions: Conditions | None = None,
-        steps: int = 4,
+        steps: int | None = None,
         cfg_scale: float = 1.0,
     ) -> tuple[Float[jax.Array, "*b f height width 3"], Session]:
         """Generates the next chunk: T frames, four for each latent frame of the config's chunk.
@@ -215,7 +215,7 @@ class WorldGen:
             session: from `start` or the previous step; it stays usable.
             conditions: of this chunk only, with the axes before (T, H, W, 3) that `start` was
                 given.
-            steps: denoising steps.
+            steps: denoising steps; the configuration's if None.
             cfg_scale: guidance uncond + s (cond - uncond) on style and text; 1 is none, others need
                 a session that was started with ``guided=True``.
 
@@ -253,7 +253,7 @@ class WorldGen:
         first_frames: Num[Array, "*b height width 3"],
         cameras: Rig | Sequence[Camera] | None,
         conditions_per_chunk: Iterable[Conditions],
-        steps: int = 4,
+        steps: int | None = None,
         seed: int = 0,
         cfg_scale: float = 1.0,
     ) -> Iterator[Float[jax.Array, "*b f height width 3"]]:
@@ -263,7 +263,7 @@ class WorldGen:
             first_frames: as for `start`.
             cameras: as for `start`.
             conditions_per_chunk: one entry a chunk; it may be an endless iterator.
-            steps: denoising steps.
+            steps: denoising steps; the configuration's if None.
             seed: of everything random.
             cfg_scale: as for `step`.
         """

@@ -1,9 +1,16 @@
-"""Sampling chunk after chunk: Euler steps over the cache, then one clean pass.
+"""Sampling chunk after chunk: denoising steps over the cache, then one clean pass.
 
-A new chunk starts as noise, takes ``steps`` Euler steps along the shifted schedule (a scan, so that
-4 and 20 steps compile alike), and is then run once more at sigma 0 to leave its keys and values in
-the cache; keys and values of noisy states never stay. With the teacher-forced model and 4 steps
-this is "4-step sampling of the teacher-forced model": no distillation is involved.
+A new chunk starts as noise, takes ``steps`` steps down the shifted schedule (a scan, so that 4 and
+20 steps compile alike), and is then run once more at sigma 0 to leave its keys and values in the
+cache; keys and values of noisy states never stay. From the clean latents x0 that it predicts at
+sigma, a step goes on to sigma' by Euler's method, or with fresh noise for models distilled to few
+steps, which have seen nothing else:
+
+    euler    x' = x0 + (x - x0) sigma' / sigma
+    renoise  x' = (1 - sigma') x0 + sigma' eps
+
+With a teacher-forced model and 4 steps this is "4-step sampling of the teacher-forced model": no
+distillation is involved.
 
 Guidance runs a second, null branch beside the first, with a memory of its own: what it remembers is
 the same clean latents under its own conditions.
@@ -13,12 +20,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from jwm_jax.worldgen.cache import Cache, empty_cache
 from jwm_jax.worldgen.conditions import LatentConditions, unconditional
 from jwm_jax.worldgen.config import WorldGenConfig
-from jwm_jax.worldgen.flow import euler_step, guided, sigma_schedule
+from jwm_jax.worldgen.flow import add_noise, euler_step, guided, sigma_schedule
 from jwm_jax.worldgen.forward import predict_next, remember
 from jwm_jax.worldgen.transformer import Text
 
@@ -36,6 +44,16 @@ class Branch(NamedTuple):
 
     cache: Cache
     text: Text | None = None
+
+
+def step_sigmas(config: WorldGenConfig, steps: int | None = None) -> Float[np.ndarray, " sigmas"]:
+    """The sigmas of a chunk's steps, from 1 down to 0.
+
+    Args:
+        config: has the shift and the number of steps.
+        steps: another number of steps.
+    """
+    return sigma_schedule(config.sampling_steps if steps is None else steps, config.sampling_shift)
 
 
 def begin(
@@ -66,7 +84,7 @@ def advance(
     previous: Frame,
     conditions: LatentConditions,
     key: jax.Array,
-    steps: int = 4,
+    steps: int | None = None,
     null: Branch | None = None,
     cfg_scale: float | Float[jax.Array, ""] = 1.0,
 ) -> tuple[Latents, Branch, Branch | None]:
@@ -79,24 +97,27 @@ def advance(
         previous: the clean latent before this chunk, one latent frame.
         conditions: of this chunk's frames.
         key: typed PRNG key of the noise.
-        steps: Euler steps.
+        steps: denoising steps; the configuration's if None.
         null: the unconditional branch; None runs without guidance.
         cfg_scale: guidance uncond + s (cond - uncond) on style and text, with ``null`` only.
 
     Returns:
         The clean latents and the branches with them.
     """
-    sigmas = jnp.asarray(sigma_schedule(steps, config.sampling_shift))
+    sigmas = jnp.asarray(step_sigmas(config, steps))
 
     def predict(x: jax.Array, sigma: jax.Array, given: LatentConditions, by: Branch) -> jax.Array:
         return predict_next(config, params, x, sigma, previous, given, by.cache, by.text).x0
 
-    def step(x: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        sigma, next_sigma = pair
+    def step(x: jax.Array, row: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        sigma, next_sigma, index = row
         x0 = predict(x, sigma, conditions, branch)
         if null is not None:
             x0 = guided(predict(x, sigma, unconditional(conditions), null), x0, cfg_scale)
-        return euler_step(x, x0, sigma, next_sigma), None
+        if config.sampler == "euler":
+            return euler_step(x, x0, sigma, next_sigma), None
+        noise = jax.random.normal(jax.random.fold_in(key, index), x.shape)
+        return add_noise(x0, noise, next_sigma), None
 
     def with_memory(by: Branch, given: LatentConditions) -> Branch:
         return by._replace(
@@ -106,7 +127,8 @@ def advance(
     frames = conditions.layout.shape[2]
     shape = (*previous.shape[:2], frames, *previous.shape[3:])
     noise = jax.random.normal(key, shape)
-    latents, _ = jax.lax.scan(step, noise, (sigmas[:-1], sigmas[1:]))
+    rows = (sigmas[:-1], sigmas[1:], jnp.arange(1, len(sigmas)))
+    latents, _ = jax.lax.scan(step, noise, rows)
     if null is not None:
         null = with_memory(null, unconditional(conditions))
     return latents, with_memory(branch, conditions), null
@@ -118,7 +140,7 @@ def rollout_latents(
     first: Frame,
     conditions: LatentConditions,
     key: jax.Array,
-    steps: int = 4,
+    steps: int | None = None,
     text: Text | None = None,
 ) -> Latents:
     """A whole future in latents, for evaluation: a scan of `advance`.
@@ -129,7 +151,7 @@ def rollout_latents(
         first: clean latent of the first frame.
         conditions: of frames 0..K, K a multiple of the chunk.
         key: typed PRNG key.
-        steps: Euler steps a chunk.
+        steps: denoising steps a chunk; the configuration's if None.
         text: from `transformer.text_keys`.
 
     Returns:

@@ -152,7 +152,7 @@ def step_session(
     codec: VideoCodec,
     session: Session,
     conditions: ChunkConditions,
-    steps: int = 4,
+    steps: int | None = None,
     cfg_scale: float | Float[jax.Array, ""] = 1.0,
 ) -> tuple[Frames, Session]:
     """Generates the next chunk.
@@ -163,7 +163,7 @@ def step_session(
         codec: with its weights.
         session: where to continue.
         conditions: of this chunk.
-        steps: denoising steps.
+        steps: denoising steps; the configuration's if None.
         cfg_scale: guidance on style and text, for a session with guidance.
 
     Returns:
