@@ -164,7 +164,9 @@ def starting_params(config: ExperimentConfig, place: Layout, names: list[str]) -
         UsageError: There is no such source.
         DataError: A source is of another kind or size.
     """
-    given = {n: load_source(place.nets[n], place.params[n]) for n in names if place.nets[n].source}
+    given = {
+        n: load_source(n, place.nets[n], place.params[n]) for n in names if place.nets[n].source
+    }
     rest = [name for name in names if name not in given]
     if not rest:
         return given
@@ -196,25 +198,26 @@ def check_sources(place: Layout, *, resumed: bool) -> None:
     """
     for name, net in place.nets.items():
         if net.source and (net.frozen or not resumed):
-            _of_source(check_model, net, place.params[name])
+            _of_source(check_model, name, net, place.params[name])
 
 
-def load_source(net: Net, shapes: Any) -> Any:
+def load_source(name: str, net: Net, shapes: Any) -> Any:
     """The parameters of a network's source on the mesh.
 
     Raises:
         UsageError: There is no such model.
         DataError: It is of another kind, stage or size.
     """
-    return _of_source(load_sharded, net, shapes)
+    return _of_source(load_sharded, name, net, shapes)
 
 
-def _of_source(function: Callable[..., Any], net: Net, shapes: Any) -> Any:
+def _of_source(function: Callable[..., Any], name: str, net: Net, shapes: Any) -> Any:
     try:
         return function(net.source, net.kind, shapes, net.stages)
     except UsageError as error:
         raise UsageError(
-            f"init_from: {error} Train the stage before this one first, or set init_from."
+            f"source of the network {name!r}: {error} Train the stage before this one first, or "
+            "name another in the config."
         ) from None
 
 

@@ -215,7 +215,7 @@ def test_both_stages_train_and_the_second_starts_from_the_first(folder, tmp_path
     )
     task = second.task()
     place = layout(second, task, make_mesh(MeshConfig(data=1)))
-    started = load_source(task.nets(second)["model"], place.params["model"])
+    started = load_source("model", task.nets(second)["model"], place.params["model"])
     trained = jax.device_get(result.state.nets["model"].params)
     np.testing.assert_allclose(
         started["head"]["out"]["bias"], trained["head"]["out"]["bias"], atol=1e-3
@@ -279,8 +279,8 @@ def test_what_is_missing_is_named(folder, tmp_path):
     experiment = TeacherForcingExperiment(
         model=model_config(folder), source=LatentSource(**SOURCE), **shared
     )
-    with pytest.raises(UsageError, match="init_from"):
-        load_source(experiment.task().nets(experiment)["model"], {})
+    with pytest.raises(UsageError, match="source of the network 'model': no worldgen model"):
+        load_source("model", experiment.task().nets(experiment)["model"], {})
     with pytest.raises(UsageError, match=r"source.height 96 and model.height 16 must be equal"):
         TeacherForcingExperiment(model=model_config(folder), **shared)
     with pytest.raises(UsageError, match="window"):
