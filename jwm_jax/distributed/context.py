@@ -2,16 +2,18 @@
 
 Arrays are [batch, frames, tokens, heads, head_dim] with the logical axes `LAYOUT`. Because tokens
 of every frame are split, and not the frames, all devices do the same work under every mask over
-frames, causal and teacher-forced ones included. Two ways through it:
+frames, causal and teacher-forced ones included. Three ways through it:
 
     Ulysses (arXiv 2309.14509)   an all-to-all gathers all tokens of heads / n heads on each device,
         attention runs there as on one device, and an all-to-all takes the result back
+    shared heads                 with n a multiple of the heads, several devices take one head and a
+        part of each frame's queries; everything is gathered, and each takes its share of it
     ring (arXiv 2310.01889)      keys and values travel round the devices by collective-permute
         while each device keeps its queries and a running softmax
 
-The ring serves where n does not divide a device's heads. Everything runs in one `shard_map`, over
-batch and heads too, because kernels are opaque to the partitioner. Outside a mesh, or on one whose
-axes the arrays do not use, these functions are plain attention.
+The ring serves where neither of n and a device's heads divides the other. Everything runs in one
+`shard_map`, over batch and heads too, because kernels are opaque to the partitioner. Outside a
+mesh, or on one whose axes the arrays do not use, these functions are plain attention.
 """
 
 import math
@@ -20,6 +22,8 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from einops import rearrange
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Float
 
@@ -29,7 +33,7 @@ from jwm_jax.nn.attention import Implementation, attention
 from jwm_jax.nn.masks import Full, KeyLengths, Mask, Padded
 
 Framed = Float[jax.Array, "b f s heads d"]
-FramedKeys = Float[jax.Array, "b kf s heads d"]
+FramedKeys = Float[jax.Array, "b kf ks heads d"]
 LAYOUT = ("batch", "frames", "tokens", "act_heads", None)
 AXIS = "context"
 
@@ -78,6 +82,8 @@ def framed_attention(
         pattern = flat
     elif local_heads % ways == 0:
         pattern = partial(_ulysses, flat)
+    elif ways % local_heads == 0:
+        pattern = partial(_shared_heads, flat, ways)
     else:
         pattern = partial(ring_attention, axis=AXIS, ways=ways)
     return _on_mesh(pattern, (queries, keys, values), (spec,) * 3, mask, sizes)
@@ -129,6 +135,28 @@ def _ulysses(pattern: Any, queries: Framed, keys: FramedKeys, values: FramedKeys
     swap = partial(jax.lax.all_to_all, axis_name=AXIS, tiled=True)
     gathered = (swap(x, split_axis=3, concat_axis=2) for x in (queries, keys, values))
     return swap(pattern(*gathered, mask), split_axis=2, concat_axis=3)
+
+
+def _shared_heads(
+    pattern: Any, ways: int, queries: Framed, keys: FramedKeys, values: FramedKeys, mask: Mask
+) -> Framed:
+    """Device i takes head i // share, and part i % share of the queries of every frame."""
+    share, me = ways // queries.shape[3], jax.lax.axis_index(AXIS)
+    gathered = (jax.lax.all_gather(x, AXIS, axis=2, tiled=True) for x in (queries, keys, values))
+    queries, keys, values = (
+        jax.lax.dynamic_slice_in_dim(x, me // share, 1, axis=3) for x in gathered
+    )
+    tokens = there = queries.shape[2]
+    queries = jax.lax.dynamic_slice_in_dim(
+        queries, me % share * (tokens // share), tokens // share, axis=2
+    )
+    if isinstance(mask, Padded):
+        there, mask = mask.valid, mask.mask
+        keys, values = keys[:, :, :there], values[:, :, :there]
+    out = jax.lax.all_gather(pattern(queries, keys, values, mask), AXIS)
+    out = rearrange(out, "(heads share) b f s 1 d -> b f (share s) heads d", share=share)
+    out = jnp.where(jnp.arange(tokens)[:, None, None] < there, out, 0.0)
+    return jax.lax.dynamic_slice_in_dim(out, me * (tokens // ways), tokens // ways, axis=2)
 
 
 def _on_mesh(

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from jwm_jax.distributed.context import cross_attention, framed_attention
 from jwm_jax.distributed.sharding import constrain
 from jwm_jax.nn.layers import LayerNorm, Linear, Mlp, RMSNorm
+from jwm_jax.nn.masks import Full, Padded
 from jwm_jax.worldgen.config import WorldGenConfig
 from jwm_jax.worldgen.masks import Past, Pattern
 
@@ -50,12 +51,14 @@ class FrameConv(nn.Module):
         shape = (3, 3, tokens.shape[-1])
         kernel = self.param("kernel", boxed, shape, jnp.float32).astype(self.dtype)
         rows, columns = self.grid
-        image = tokens.astype(self.dtype).reshape(*tokens.shape[:-2], rows, columns, -1)
+        there, padding = tokens[..., : rows * columns, :], tokens[..., rows * columns :, :]
+        image = there.astype(self.dtype).reshape(*tokens.shape[:-2], rows, columns, -1)
         padded = jnp.pad(image, [(0, 0)] * (image.ndim - 3) + [(1, 1), (1, 1), (0, 0)])
         for i in range(3):
             for j in range(3):
                 image = image + padded[..., i : i + rows, j : j + columns, :] * kernel[i, j]
-        return image.reshape(tokens.shape)
+        image = image.reshape(there.shape)
+        return jnp.concatenate([image, padding.astype(self.dtype)], axis=-2)
 
 
 class _Projection(nn.Module):
@@ -208,7 +211,13 @@ class Block(nn.Module):
 
 
 class ViewBlock(_Projection):
-    """Attention over all views of a frame, through a gate that starts closed."""
+    """Attention over all views of a frame, through a gate that starts closed.
+
+    Attributes:
+        grid: rows and columns of tokens; tokens beyond are padding.
+    """
+
+    grid: tuple[int, int]
 
     @nn.compact
     def __call__(self, x: Tokens, rays: Float[jax.Array, "b v s d"] | None) -> Tokens:
@@ -218,8 +227,10 @@ class ViewBlock(_Projection):
             y = y + rays[:, :, None, None]
         heads = (self.heads(name, y) for name in "qkv")
         flat = [rearrange(a, "b v n f s h k -> (b n f) v s h k") for a in heads]
+        stored, there = x.shape[4], self.grid[0] * self.grid[1]
+        mask = Full() if stored == there else Padded(Full(), stored, there)
         attend = partial(framed_attention, implementation=self.config.attention)
-        out = flat[0] if self.is_initializing() else attend(*flat)
+        out = flat[0] if self.is_initializing() else attend(*flat, mask)
         sizes = dict(zip("bnf", (x.shape[0], *x.shape[2:4]), strict=True))
         out = rearrange(out, "(b n f) v s h k -> b v n f s h k", **sizes)
         boxed = nn.with_logical_partitioning(ZEROS, ("embed",))

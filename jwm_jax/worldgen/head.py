@@ -51,10 +51,11 @@ class Head(nn.Module):
         out = Linear(area * channels, ("embed", "out"), zeros, name="out")(y)
         # Whole frames on each device from here on: a convolution over split rows goes wrong in XLA.
         whole = ("batch", None, None, None, None)
-        out = unpatchify(pin(out, whole), self.grid, patch)
+        there = self.grid[0] * self.grid[1]  # what follows is padding, see `transformer`
+        out = unpatchify(pin(out, whole)[..., :there, :], self.grid, patch)
         if config.head_channels:
             hidden = Linear(area * config.head_channels, ("embed", "out"), name="hidden")(y)
-            hidden = unpatchify(pin(hidden, whole), self.grid, patch)
+            hidden = unpatchify(pin(hidden, whole)[..., :there, :], self.grid, patch)
             image = nn.gelu(hidden, approximate=True).reshape(-1, *hidden.shape[3:])
             image = Conv(channels, scale=0.01, name="conv")(pin(image, whole[:4]))
             image = pin(image, whole[:4])

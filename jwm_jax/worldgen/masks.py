@@ -31,10 +31,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 
 from jwm_jax.distributed.context import framed_attention
-from jwm_jax.nn.masks import FrameBlocks, FrameLengths
+from jwm_jax.nn.masks import FrameBlocks, FrameLengths, Full, Mask, Padded
 from jwm_jax.nn.rotary import rotate, rotation_angles
 
 Heads = Float[jax.Array, "n copies f s heads d"]
+Framed = Float[jax.Array, "n f s heads d"]
 Stored = Float[jax.Array, "n slots t heads k"]
 Past = tuple[Stored, Stored, Int[jax.Array, ""]]
 """Unrotated keys and values of one layer, and how many frames have been written."""
@@ -131,9 +132,9 @@ class Bidirectional:
         self, queries: Heads, keys: Heads, values: Heads, grid: tuple[int, int], past: Any = None
     ) -> Heads:
         """Attention of [n, 1, frames, tokens, heads, d] over all frames and tokens of a clip."""
-        angles = rotation_angles(jnp.arange(queries.shape[2]), *grid, queries.shape[-1])
+        angles = token_angles(jnp.arange(queries.shape[2]), grid, queries)
         turned = (rotate(a[:, 0], angles) for a in (queries, keys))
-        return framed_attention(*turned, values[:, 0], implementation=self.attention)[:, None]
+        return _attend(*turned, values[:, 0], Full(), grid, self.attention)[:, None]
 
 
 @dataclass(frozen=True)
@@ -163,17 +164,18 @@ class TeacherForced:
         """
         sight, frames = self.sight, queries.shape[2]
         index = jnp.concatenate([jnp.arange(frames) + offset for offset in self.offsets])
-        angles = rotation_angles(index, *grid, queries.shape[-1])
+        angles = token_angles(index, grid, queries)
         queries, turned, side_by_side = (
             rearrange(a, "n copies f ... -> n (copies f) ...") for a in (queries, keys, values)
         )
         sinks = _moved_sinks(keys[:, 0], values[:, 0], sight, frames + sight.given, grid)
-        out = framed_attention(
+        out = _attend(
             rotate(queries, angles),
             jnp.concatenate([rotate(turned, angles), *sinks[0]], axis=1),
             jnp.concatenate([side_by_side, *sinks[1]], axis=1),
             _teacher_forcing_rows(frames, sight),
-            implementation=self.attention,
+            grid,
+            self.attention,
         )
         return rearrange(out, "n (copies f) ... -> n copies f ...", copies=2)
 
@@ -201,16 +203,17 @@ class FromMemory:
         sight, frames = self.sight, queries.shape[2]
         stored_keys, stored_values, _ = past
         slots = stored_keys.shape[1]
-        own = rotation_angles(jnp.arange(frames) + sight.given, *grid, queries.shape[-1])
-        before = rotation_angles(jnp.arange(slots), *grid, queries.shape[-1])
+        own = token_angles(jnp.arange(frames) + sight.given, grid, queries)
+        before = token_angles(jnp.arange(slots), grid, queries)
         sinks = _moved_sinks(stored_keys, stored_values, sight, frames + sight.given, grid)
         turned = [rotate(stored_keys, before), rotate(keys[:, 0], own), *sinks[0]]
-        out = framed_attention(
+        out = _attend(
             rotate(queries[:, 0], own),
             jnp.concatenate(turned, axis=1),
             jnp.concatenate([stored_values, values[:, 0], *sinks[1]], axis=1),
             _memory_rows(slots, frames, sight),
-            implementation=self.attention,
+            grid,
+            self.attention,
         )
         return out[:, None]
 
@@ -263,18 +266,13 @@ class Cached:
         position = jnp.minimum(written, shown) if self.rebase else written
         where = frame - (written - position)
         where = jnp.where(frame < self.sink, frame, where) if self.rebase else frame
-        own = rotation_angles(position + jnp.arange(frames), *grid, queries.shape[-1])
-        before = rotation_angles(where, *grid, queries.shape[-1])
+        own = token_angles(position + jnp.arange(frames), grid, queries)
+        before = token_angles(where, grid, queries)
         keys = jnp.concatenate([rotate(keys[:, 0], own), rotate(past_keys, before)], axis=1)
         values = jnp.concatenate([values[:, 0], past_values], axis=1)
         visible = frames + jnp.minimum(written, past_keys.shape[1])
-        out = framed_attention(
-            rotate(queries[:, 0], own),
-            keys,
-            values,
-            FrameLengths(keys.shape[1], visible),
-            implementation=self.attention,
-        )
+        mask = FrameLengths(keys.shape[1], visible)
+        out = _attend(rotate(queries[:, 0], own), keys, values, mask, grid, self.attention)
         return out[:, None]
 
     def frames(self, slots: int, written: Int[jax.Array, ""]) -> Int[jax.Array, " slots"]:
@@ -282,6 +280,29 @@ class Cached:
         slot = jnp.arange(slots)
         rounds = jnp.maximum(written - 1 - slot, 0) // (slots - self.sink)
         return jnp.where(slot < self.sink, slot, slot + rounds * (slots - self.sink))
+
+
+def token_angles(
+    frames: Int[jax.Array, " f"], grid: tuple[int, int], like: Float[jax.Array, "*b s heads d"]
+) -> Float[jax.Array, "f s pairs"]:
+    """`rotation_angles` of the tokens of frames; tokens beyond the grid are padding and stay.
+
+    Args:
+        frames: positions.
+        grid: rows and columns of tokens.
+        like: queries or keys, for the number of tokens and channels.
+    """
+    angles = rotation_angles(frames, *grid, like.shape[-1])
+    return jnp.pad(angles, ((0, 0), (0, like.shape[-3] - angles.shape[1]), (0, 0)))
+
+
+def _attend(
+    queries: Framed, keys: Stored, values: Stored, mask: Mask, grid: tuple[int, int], by: str
+) -> Framed:
+    """`framed_attention` that leaves out tokens beyond the grid."""
+    stored, there = queries.shape[2], grid[0] * grid[1]
+    mask = mask if stored == there else Padded(mask, stored, there)
+    return framed_attention(queries, keys, values, mask, implementation=by)
 
 
 Pattern = Bidirectional | TeacherForced | FromMemory | Cached
@@ -292,7 +313,7 @@ def _moved_sinks(
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Keys and values of the sink at each position other than its own, to go behind all others."""
     moved = [
-        rotation_angles(first + jnp.arange(sight.sink), *grid, keys.shape[-1])
+        token_angles(first + jnp.arange(sight.sink), grid, keys)
         for first in sight.moved_sinks(frames)
     ]
     sink = slice(0, sight.sink)

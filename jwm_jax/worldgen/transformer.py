@@ -17,12 +17,14 @@ import jax.numpy as jnp
 from flax.core import meta
 from jaxtyping import Float
 
+from jwm_jax.distributed.context import AXIS
+from jwm_jax.distributed.sharding import automatic_axes
 from jwm_jax.nn.layers import Mlp
 from jwm_jax.worldgen.blocks import Block, ContextKeys, ViewBlock
 from jwm_jax.worldgen.cache import Cache
 from jwm_jax.worldgen.conditions import LatentConditions, no_conditions
 from jwm_jax.worldgen.config import WorldGenConfig
-from jwm_jax.worldgen.embeddings import Embeddings, Latents
+from jwm_jax.worldgen.embeddings import Embedded, Embeddings, Latents
 from jwm_jax.worldgen.head import Head
 from jwm_jax.worldgen.masks import Bidirectional, Pattern
 
@@ -89,7 +91,7 @@ def init_params(config: WorldGenConfig, key: jax.Array) -> Any:
         module = Head(config, grid)
         params[name] = module.init(key, x[:, :, 0], jnp.zeros((1, 1, width)))["params"]
     if config.cross_view_every:
-        view = ViewBlock(config, jnp.float32)
+        view = ViewBlock(config, jnp.float32, grid)
         params["views"] = stack(
             lambda key: view.init(key, x, jnp.zeros((1, 1, 1, width)))["params"],
             keys["views"],
@@ -184,6 +186,8 @@ def transformer(
     dtype, grid = config.compute_dtype(), (height // config.patch, width // config.patch)
     embeddings = Embeddings(config, pattern.offsets, dtype)
     given = embeddings.apply({"params": params["embeddings"]}, noisy, sigma, previous, conditions)
+    if cache is None:
+        given = _padded(given)
 
     def output(name: str, x: jax.Array) -> jax.Array:
         return Head(config, grid).apply({"params": params[name]}, x[:, :, -1], given.e[:, -1])
@@ -202,10 +206,27 @@ def transformer(
     return Outputs(output("head", x) if head else None, in_the_middle, keys, values)
 
 
+def _padded(given: Embedded) -> Embedded:
+    """Tokens filled up with zeros to a number that the mesh's context axis divides.
+
+    Attention leaves them out, the head drops them, and nothing flows into or out of them between.
+    A cache has no room for them.
+    """
+    ways, tokens = automatic_axes().get(AXIS, 1), given.x.shape[4]
+    missing = -tokens % ways
+    if not missing:
+        return given
+    x = jnp.pad(given.x, [(0, 0)] * 4 + [(0, missing), (0, 0)])
+    rays = given.rays
+    if rays is not None:
+        rays = jnp.pad(rays, [(0, 0), (0, 0), (0, missing), (0, 0)])
+    return given._replace(x=x, rays=rays)
+
+
 def _layers(config, params, pattern, grid, given, cache, text) -> Callable:
     """A function that runs layers ``start`` to ``stop`` on tokens."""
     dtype = config.compute_dtype()
-    block, view = Block(config, pattern, grid, dtype), ViewBlock(config, dtype)
+    block, view = Block(config, pattern, grid, dtype), ViewBlock(config, dtype, grid)
     written = None if cache is None else cache.frames
     past = None if cache is None else (cache.keys, cache.values)
     stack = {name: leaf for name, leaf in params["layers"].items() if name != "text_attention"}

@@ -17,6 +17,7 @@ from jwm_jax.nn.masks import FrameLengths, Full, KeyLengths, Padded, TeacherForc
 WIDTH = 8
 FORCED = TeacherForcing(clean=3, noisy=(1, 4), window=2, sink=1)
 ULYSSES, RING = {"all-to-all"}, {"collective-permute"}
+SHARED = {"all-gather", "reduce-scatter"}
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,28 @@ CASES = {
     "ulysses from a cache": Case(
         MeshConfig(2, 1, 4), FrameLengths(5, np.array([2, 4], np.int32)), (1, 5), 8, 4, ULYSSES
     ),
-    "ring over 8, full": Case(MeshConfig(1, 1, 8), Full(), (4, 4), 16, 4, RING),
-    "ring over 8, forced": Case(MeshConfig(1, 1, 8), Padded(FORCED, 16, 11), (6, 6), 16, 4, RING),
-    "ring with all axes": Case(MeshConfig(1, 2, 2, 2), FORCED, (6, 6), 16, 2, RING),
-    "ring from a cache": Case(
+    "shared over 8, full": Case(MeshConfig(1, 1, 8), Full(), (4, 4), 16, 4, SHARED),
+    "shared over 8, forced": Case(
+        MeshConfig(1, 1, 8), Padded(FORCED, 16, 11), (6, 6), 16, 4, SHARED
+    ),
+    "shared with all axes": Case(MeshConfig(1, 2, 2, 2), FORCED, (6, 6), 16, 2, SHARED),
+    "shared from a cache": Case(
         MeshConfig(2, 1, 4),
         Padded(FrameLengths(5, np.array([2, 4], np.int32)), 8, 7),
         (1, 5),
         8,
         2,
+        SHARED,
+    ),
+    "ring over 8, full": Case(MeshConfig(1, 1, 8), Full(), (4, 4), 16, 3, RING),
+    "ring over 8, forced": Case(MeshConfig(1, 1, 8), Padded(FORCED, 16, 11), (6, 6), 16, 3, RING),
+    "ring with all axes": Case(MeshConfig(1, 2, 2, 2), FORCED, (6, 6), 16, 6, RING),
+    "ring from a cache": Case(
+        MeshConfig(2, 1, 4),
+        Padded(FrameLengths(5, np.array([2, 4], np.int32)), 8, 7),
+        (1, 5),
+        8,
+        3,
         RING,
     ),
 }
@@ -105,7 +119,9 @@ def test_devices_agree_with_one_and_exchange_only_attention(name):
     assert compiled.output_shardings[0].shard_shape(shape) == shardings[0].shard_shape(shape)
 
 
-@pytest.mark.parametrize("name", ["ulysses over 8, full", "ring over 8, full"])
+@pytest.mark.parametrize(
+    "name", ["ulysses over 8, full", "shared over 8, full", "ring over 8, full"]
+)
 def test_each_device_does_an_eighth_of_the_work(name):
     """Seven products of all queries, all keys and a head's width; XLA counts one turn of a ring."""
     case, tokens, width = CASES[name], 128, 64
