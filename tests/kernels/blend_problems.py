@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec
+from jwm_kernels.gaussian_rasterizer.blending.vjp import BlendSpec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,10 +26,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jwm_kernels import rasterization
-from jwm_kernels.gaussian_rasterizer.backends import BACKENDS
-from jwm_kernels.gaussian_rasterizer.blend_pallas_tpu import CHUNK, STEPS_MAX
+from jwm_kernels.gaussian_rasterizer.blending.backends import BACKENDS
+from jwm_kernels.gaussian_rasterizer.blending.pallas_tpu import CHUNK, STEPS_MAX
+from jwm_kernels.gaussian_rasterizer.blending.vjp import BlendSpec, blend_tiles
 from jwm_kernels.gaussian_rasterizer.cases import CASES
-from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec, blend_tiles
 
 GAUSSIANS, WIDTH, HEIGHT, CAMERAS, CAPACITY = 5000, 160, 96, 4, 40_000
 BIG, HUGE = CASES["big"], CASES["huge"]

@@ -12,15 +12,15 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
 
 from jwm_kernels import rasterization
-from jwm_kernels.gaussian_rasterizer import backends, blend_pallas_tpu, blend_triton
-from jwm_kernels.gaussian_rasterizer.backends import BACKENDS, choose_backend
+from jwm_kernels.gaussian_rasterizer.blending import backends, pallas_tpu, triton
+from jwm_kernels.gaussian_rasterizer.blending.backends import BACKENDS, choose_backend
+from jwm_kernels.gaussian_rasterizer.blending.vjp import Backend, blend_tiles
 from jwm_kernels.gaussian_rasterizer.cases import Case, make_splats
 from jwm_kernels.gaussian_rasterizer.reference import rasterization_reference
-from jwm_kernels.gaussian_rasterizer.vjp import Backend, blend_tiles
 
 TRITON = Backend(
-    functools.partial(blend_triton.forward, interpret=True),
-    functools.partial(blend_triton.backward, interpret=True),
+    functools.partial(triton.forward, interpret=True),
+    functools.partial(triton.backward, interpret=True),
 )
 KERNELS = {"interpret": BACKENDS["interpret"], "triton": TRITON}
 PROBLEMS = {
@@ -64,7 +64,7 @@ def test_a_tile_of_any_size_equals_xla():
 @pytest.mark.parametrize("block_steps", [4, 3])
 def test_tpu_kernel_gathers_and_scatters_in_blocks(block_steps, monkeypatch):
     """Seven steps: two blocks of four, then three of three."""
-    monkeypatch.setattr(blend_pallas_tpu, "BLOCK_STEPS", block_steps)
+    monkeypatch.setattr(pallas_tpu, "BLOCK_STEPS", block_steps)
     problem = make_problem([257, 0, 1, 40], tile_size=8, spare=100, absgrad=True)
     expected = jax.tree.map(np.asarray, problem.run(BACKENDS["xla"]))
     got = problem.run(BACKENDS["interpret"])
@@ -216,8 +216,8 @@ def test_tpu_kernels_have_no_race_and_stay_in_bounds(capfd):
         detect_races=True, out_of_bounds_reads="raise", uninitialized_memory="nan"
     )
     checked = Backend(
-        functools.partial(blend_pallas_tpu.forward, interpret=params),
-        functools.partial(blend_pallas_tpu.backward, interpret=params),
+        functools.partial(pallas_tpu.forward, interpret=params),
+        functools.partial(pallas_tpu.backward, interpret=params),
     )
     expected = problem.run(BACKENDS["xla"])
     out, _, gradient = problem.run(checked)
@@ -251,7 +251,7 @@ def test_auto_on_a_mesh_takes_the_backend_of_its_devices():
 
 def test_pallas_gpu_falls_to_mosaic_where_triton_is_gone(monkeypatch):
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
-    assert backends.gpu_module() == "blend_mosaic_gpu"
+    assert backends.gpu_module() == "mosaic_gpu"
 
 
 def test_what_a_kernel_does_not_take_is_an_error():

@@ -27,7 +27,7 @@ from jwm_kernels import (
     quat_scale_to_covar,
     spherical_harmonics,
 )
-from jwm_kernels.gaussian_rasterizer.lenses import make_lens
+from jwm_kernels.gaussian_rasterizer.projection.lenses import make_lens
 
 pytestmark = pytest.mark.golden
 

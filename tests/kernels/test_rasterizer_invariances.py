@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jwm_kernels import bin_tiles, project, rasterization
-from jwm_kernels.gaussian_rasterizer import blend_xla
-from jwm_kernels.gaussian_rasterizer.layout import pack_table
-from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec
+from jwm_kernels.gaussian_rasterizer.blending import xla
+from jwm_kernels.gaussian_rasterizer.blending.layout import pack_table
+from jwm_kernels.gaussian_rasterizer.blending.vjp import BlendSpec
 
 
 def _image(render, splats, **options):
@@ -40,14 +40,14 @@ def test_grouping_does_not_matter(splats):
     spec = BlendSpec(splats.width, splats.height, 8, 0.99)
     arguments = (pack_table(projection, features), lists.rows, lists.starts, lists.counts)
     tuning = {"group_pixels": 200, "unroll": 3}
-    expected = jax.jit(lambda *a: blend_xla.forward(*a, spec))(*arguments)
-    got = jax.jit(lambda *a: blend_xla.forward(*a, spec, **tuning))(*arguments)
+    expected = jax.jit(lambda *a: xla.forward(*a, spec))(*arguments)
+    got = jax.jit(lambda *a: xla.forward(*a, spec, **tuning))(*arguments)
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     cotangents = [jnp.cos(7 * value) for value in expected]
     arguments = (*arguments, *expected, *cotangents)
-    grad = jax.jit(lambda *a: blend_xla.backward(*a, spec))(*arguments)
-    got = jax.jit(lambda *a: blend_xla.backward(*a, spec, **tuning))(*arguments)
+    grad = jax.jit(lambda *a: xla.backward(*a, spec))(*arguments)
+    got = jax.jit(lambda *a: xla.backward(*a, spec, **tuning))(*arguments)
     np.testing.assert_allclose(got, grad, atol=2e-5 * float(jnp.abs(grad).max()))
 
 
@@ -109,7 +109,7 @@ def test_wide_keys_give_the_same_lists(splats, monkeypatch):
     projection = project(*splats.arrays[:4], *splats.arrays[5:], splats.width, splats.height)
     arguments = (projection, splats.width, splats.height)
     narrow = bin_tiles(*arguments, tile_size=8, capacity=1024)
-    monkeypatch.setattr("jwm_kernels.gaussian_rasterizer.binning.KEY_BITS", 10)
+    monkeypatch.setattr("jwm_kernels.gaussian_rasterizer.binning.tile_lists.KEY_BITS", 10)
     wide = bin_tiles(*arguments, tile_size=8, capacity=1024)
     listed = int(narrow.counts.sum())
     np.testing.assert_array_equal(narrow.counts, wide.counts)

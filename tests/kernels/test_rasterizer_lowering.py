@@ -9,9 +9,9 @@ import pytest
 from blend_problems import make_problem
 
 from jwm_kernels import rasterization
-from jwm_kernels.gaussian_rasterizer import blend_mosaic_gpu
-from jwm_kernels.gaussian_rasterizer.backends import BACKENDS
-from jwm_kernels.gaussian_rasterizer.vjp import Backend
+from jwm_kernels.gaussian_rasterizer.blending import mosaic_gpu
+from jwm_kernels.gaussian_rasterizer.blending.backends import BACKENDS
+from jwm_kernels.gaussian_rasterizer.blending.vjp import Backend
 
 SIZE = (44, 28)
 
@@ -57,8 +57,8 @@ def test_mosaic_gpu_equals_xla_in_its_interpreter():
     params = pytest.importorskip("jax._src.pallas.mosaic_gpu.interpret.params")
     interpret = params.InterpretGPUParams()
     backend = Backend(
-        functools.partial(blend_mosaic_gpu.forward, interpret=interpret),
-        functools.partial(blend_mosaic_gpu.backward, interpret=interpret),
+        functools.partial(mosaic_gpu.forward, interpret=interpret),
+        functools.partial(mosaic_gpu.backward, interpret=interpret),
     )
     problem = make_problem([19, 0], tile_size=16, splats=24, features=18, absgrad=True, spare=3)
     expected = jax.tree.map(np.asarray, problem.run(BACKENDS["xla"]))

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from jwm_kernels import rasterization
+from jwm_kernels.gaussian_rasterizer.blending.vjp import BlendSpec
 from jwm_kernels.gaussian_rasterizer.cases import CASES
-from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec
 
 CHANNELS, TILE_SIZE, SLOTS = 3, 16, 5_000_000
 BYTES = {

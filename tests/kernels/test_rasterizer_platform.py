@@ -11,8 +11,7 @@ import pytest
 
 from jwm_kernels import bin_tiles, project, rasterization, suggest_capacity
 from jwm_kernels.gaussian_rasterizer import api
-from jwm_kernels.gaussian_rasterizer.backends import target_platform
-from jwm_kernels.gaussian_rasterizer.binning import (
+from jwm_kernels.gaussian_rasterizer.binning.tile_lists import (
     HOST_SORT_SLOTS,
     count_tiles,
     default_host_sort,
@@ -20,6 +19,7 @@ from jwm_kernels.gaussian_rasterizer.binning import (
 )
 from jwm_kernels.gaussian_rasterizer.capacity import default_capacity, default_tile_size
 from jwm_kernels.gaussian_rasterizer.cases import CASES, make_splats
+from jwm_kernels.gaussian_rasterizer.platforms import target_platform
 
 
 @pytest.fixture

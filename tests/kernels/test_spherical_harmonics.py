@@ -6,7 +6,7 @@ import numpy as np
 
 from jwm_kernels import spherical_harmonics
 from jwm_kernels.gaussian_rasterizer.api import _evaluate_sh
-from jwm_kernels.gaussian_rasterizer.spherical_harmonics import sum_of_harmonics
+from jwm_kernels.gaussian_rasterizer.projection.spherical_harmonics import sum_of_harmonics
 
 HARMONICS = jax.jit(spherical_harmonics, static_argnums=0)
 

@@ -5,8 +5,9 @@ optimiser included; a table and a JSON line for each training and mesh:
 
     python tests/paradigms/trainings_on_meshes.py codec_tiny data=8 fsdp=8 data=2,fsdp=2,context=2
     python tests/paradigms/trainings_on_meshes.py worldgen_tiny --batch 1 context=8
+    python tests/paradigms/trainings_on_meshes.py worldgen_tiny --save one.npz data=8
     python launch/local.py --processes 2 --devices 4 -- \\
-        python tests/paradigms/trainings_on_meshes.py worldgen_tiny fsdp=8
+        python tests/paradigms/trainings_on_meshes.py worldgen_tiny --reference one.npz fsdp=8
 
 `flops` is that of a device times the number of devices, over that of one device alone with the
 whole batch; `error` the largest difference of a gradient's entry over the largest entry of its
@@ -18,7 +19,6 @@ import json
 import os
 import sys
 import time
-from functools import partial
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -68,10 +68,17 @@ def measure(config, batch, sizes):
         return gather_to_host((value, grads)), read_step(task, place)
 
 
-def compare(config, sizes, alone=None):
-    """What one mesh gives, beside one device."""
+def abstract_gradients(config):
+    """Shapes of the gradients: those of the parameters that the first phase moves."""
+    task = config.task()
+    place = layout(config, task, make_mesh(MeshConfig(data=1), jax.local_devices()[:1]))
+    return place.params[place.plan.phases[0].net]
+
+
+def compare(config, sizes, alone):
+    """What one mesh gives, beside one device's loss, gradients and operations."""
     batch = made_up(config.task().shapes())
-    (loss, grads), one = alone
+    loss, grads, flops = alone
     began = time.monotonic()
     (split_loss, split_grads), program = measure(config, batch, sizes)
     errors = {}
@@ -88,11 +95,12 @@ def compare(config, sizes, alone=None):
     return {
         "training": config.name,
         "batch": config.batch_size,
+        "processes": jax.process_count(),
         "mesh": sizes,
         "loss": abs(float(split_loss - loss) / float(loss)),
         "error": errors[worst],
         "worst": worst,
-        "flops": program.flops * devices / one.flops,
+        "flops": program.flops * devices / flops,
         "moves": sorted({(c.kind, *c.axes, c.moves) for c in program.collectives}),
         "seconds": round(time.monotonic() - began),
     }
@@ -105,6 +113,8 @@ def main(arguments):
     parser.add_argument("meshes", nargs="+")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON")
+    parser.add_argument("--save", metavar="FILE", help="keep what one device gives")
+    parser.add_argument("--reference", metavar="FILE", help="what --save has kept")
     given = parser.parse_args(arguments)
     if "JWM_NUM_PROCESSES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", 8)
@@ -115,11 +125,20 @@ def main(arguments):
         changes["init_from"] = None
     changes |= {k: json.loads(v) for k, v in (text.split("=", 1) for text in given.set)}
     config = override(config, changes)
-    alone = partial(measure, config, made_up(config.task().shapes()))
-    first = alone({"data": 1}) if jax.process_count() == 1 else None
+    if given.reference:
+        with np.load(given.reference, allow_pickle=False) as kept:
+            leaves = [kept[f"{i}"] for i in range(len(kept.files) - 2)]
+            grads = jax.tree.unflatten(jax.tree.structure(abstract_gradients(config)), leaves)
+            alone = kept["loss"], grads, float(kept["flops"])
+    else:
+        (loss, grads), program = measure(config, made_up(config.task().shapes()), {"data": 1})
+        alone = loss, grads, program.flops
+    if given.save:
+        arrays = {f"{i}": leaf for i, leaf in enumerate(jax.tree.leaves(grads))}
+        np.savez(given.save, loss=loss, flops=alone[2], **arrays)
     for text in given.meshes:
         sizes = {name: int(size) for name, size in (part.split("=") for part in text.split(","))}
-        result = compare(config, sizes, first)
+        result = compare(config, sizes, alone)
         if jax.process_index() == 0:
             print(json.dumps(result), flush=True)
 

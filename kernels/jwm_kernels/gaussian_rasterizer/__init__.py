@@ -1,14 +1,7 @@
 """Gaussian rasterizer: 3D Gaussians to images, differentiable, on CPU, GPU and TPU."""
 
 from jwm_kernels.gaussian_rasterizer.api import blend, rasterization
-from jwm_kernels.gaussian_rasterizer.binning import TileLists, bin_tiles, count_tiles
-from jwm_kernels.gaussian_rasterizer.camera_types import (
-    Distortion,
-    FThetaCameraDistortionParameters,
-    FThetaPolynomialType,
-    RollingShutterType,
-    UnscentedTransformParameters,
-)
+from jwm_kernels.gaussian_rasterizer.binning.tile_lists import TileLists, bin_tiles, count_tiles
 from jwm_kernels.gaussian_rasterizer.capacity import (
     check_overflow,
     default_tile_size,
@@ -17,13 +10,20 @@ from jwm_kernels.gaussian_rasterizer.capacity import (
     suggest_capacity,
 )
 from jwm_kernels.gaussian_rasterizer.contributors import render_ids
-from jwm_kernels.gaussian_rasterizer.projection import (
+from jwm_kernels.gaussian_rasterizer.projection.camera_types import (
+    Distortion,
+    FThetaCameraDistortionParameters,
+    FThetaPolynomialType,
+    RollingShutterType,
+    UnscentedTransformParameters,
+)
+from jwm_kernels.gaussian_rasterizer.projection.project import (
     Projection,
     project,
     quat_scale_to_covar,
 )
+from jwm_kernels.gaussian_rasterizer.projection.spherical_harmonics import spherical_harmonics
 from jwm_kernels.gaussian_rasterizer.sharding import CameraSharding, SplatSharding
-from jwm_kernels.gaussian_rasterizer.spherical_harmonics import spherical_harmonics
 
 __all__ = [
     "CameraSharding",

@@ -15,23 +15,20 @@ import numpy as np
 from jaxtyping import Float
 
 from jwm_kernels.gaussian_rasterizer import validation
-from jwm_kernels.gaussian_rasterizer.backends import (
-    BACKENDS,
-    check_backend,
-    choose_backend,
-)
-from jwm_kernels.gaussian_rasterizer.binning import (
+from jwm_kernels.gaussian_rasterizer.binning.tile_lists import (
     TileLists,
     bin_tiles,
     count_tiles,
     default_host_sort,
     grid_shape,
 )
-from jwm_kernels.gaussian_rasterizer.camera_types import (
-    Distortion,
-    RollingShutterType,
-    UnscentedTransformParameters,
+from jwm_kernels.gaussian_rasterizer.blending.backends import (
+    BACKENDS,
+    check_backend,
+    choose_backend,
 )
+from jwm_kernels.gaussian_rasterizer.blending.layout import pack_table, tiles_to_image
+from jwm_kernels.gaussian_rasterizer.blending.vjp import BlendSpec, blend_tiles
 from jwm_kernels.gaussian_rasterizer.capacity import (
     ROUNDING,
     counted_capacity,
@@ -41,8 +38,12 @@ from jwm_kernels.gaussian_rasterizer.capacity import (
     warn_of_overflow,
 )
 from jwm_kernels.gaussian_rasterizer.constants import COORDINATE_MAX
-from jwm_kernels.gaussian_rasterizer.layout import pack_table, tiles_to_image
-from jwm_kernels.gaussian_rasterizer.projection import (
+from jwm_kernels.gaussian_rasterizer.projection.camera_types import (
+    Distortion,
+    RollingShutterType,
+    UnscentedTransformParameters,
+)
+from jwm_kernels.gaussian_rasterizer.projection.project import (
     Projection,
     check_projection,
     project,
@@ -50,13 +51,12 @@ from jwm_kernels.gaussian_rasterizer.projection import (
     usable_gaussians,
     without_broken_cameras,
 )
+from jwm_kernels.gaussian_rasterizer.projection.spherical_harmonics import sum_of_harmonics
 from jwm_kernels.gaussian_rasterizer.sharding import (
     CameraSharding,
     lens_of_each_camera,
     run_sharded,
 )
-from jwm_kernels.gaussian_rasterizer.spherical_harmonics import sum_of_harmonics
-from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec, blend_tiles
 
 Array = jax.Array | np.ndarray
 

@@ -22,11 +22,15 @@ import numpy as np
 
 from jwm_kernels.gaussian_rasterizer import validation
 from jwm_kernels.gaussian_rasterizer.api import blend, rasterization
-from jwm_kernels.gaussian_rasterizer.backends import check_backend
-from jwm_kernels.gaussian_rasterizer.binning import bin_tiles, count_tiles, default_host_sort
+from jwm_kernels.gaussian_rasterizer.binning.tile_lists import (
+    bin_tiles,
+    count_tiles,
+    default_host_sort,
+)
+from jwm_kernels.gaussian_rasterizer.blending.backends import check_backend
 from jwm_kernels.gaussian_rasterizer.capacity import default_tile_size, suggest_capacity
 from jwm_kernels.gaussian_rasterizer.cases import CASES, SLOW_ON_CPU, Splats, make_splats
-from jwm_kernels.gaussian_rasterizer.projection import project
+from jwm_kernels.gaussian_rasterizer.projection.project import project
 
 EXP_VALUES = 10_000_000
 

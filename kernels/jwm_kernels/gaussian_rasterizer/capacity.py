@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from jwm_kernels.gaussian_rasterizer import validation
-from jwm_kernels.gaussian_rasterizer.backends import check_backend, target_platform
-from jwm_kernels.gaussian_rasterizer.binning import count_tiles
-from jwm_kernels.gaussian_rasterizer.projection import Projection, project
+from jwm_kernels.gaussian_rasterizer.binning.tile_lists import count_tiles
+from jwm_kernels.gaussian_rasterizer.blending.backends import check_backend
+from jwm_kernels.gaussian_rasterizer.platforms import target_platform
+from jwm_kernels.gaussian_rasterizer.projection.project import Projection, project
 
 Array = jax.Array | np.ndarray
 

@@ -1,6 +1,6 @@
 """Which Gaussians make up a pixel: the k that weigh most, in XLA operations, without gradient.
 
-The traversal is that of `blend_xla.forward`. Instead of a sum of features every pixel carries its k
+The traversal is that of `xla.forward`. Instead of a sum of features every pixel carries its k
 largest weights so far, in falling order; the weight of the next splat sinks to its place by k
 exchanges. Of equal weights the one in front comes first.
 """
@@ -13,8 +13,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float, Int
 
-from jwm_kernels.gaussian_rasterizer import blend_xla, validation
-from jwm_kernels.gaussian_rasterizer.binning import bin_tiles, grid_shape
+from jwm_kernels.gaussian_rasterizer import validation
+from jwm_kernels.gaussian_rasterizer.binning.tile_lists import bin_tiles, grid_shape
+from jwm_kernels.gaussian_rasterizer.blending import xla
+from jwm_kernels.gaussian_rasterizer.blending.layout import pack_table, tiles_to_image
+from jwm_kernels.gaussian_rasterizer.blending.vjp import BlendSpec
 from jwm_kernels.gaussian_rasterizer.capacity import (
     count_pairs,
     counted_capacity,
@@ -22,10 +25,8 @@ from jwm_kernels.gaussian_rasterizer.capacity import (
     default_tile_size,
     is_traced,
 )
-from jwm_kernels.gaussian_rasterizer.layout import pack_table, tiles_to_image
-from jwm_kernels.gaussian_rasterizer.projection import project
+from jwm_kernels.gaussian_rasterizer.projection.project import project
 from jwm_kernels.gaussian_rasterizer.table import zero_of
-from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec
 
 Array = jax.Array | np.ndarray
 
@@ -114,8 +115,8 @@ def _strongest(table, rows, starts, counts, spec, k):
     zero = zero_of(table, starts)
 
     def one_group(tiles):
-        start, count = blend_xla.tile_lists(tiles, starts, counts)
-        x, y = blend_xla.pixel_centres(tiles, spec, table.dtype)
+        start, count = xla.tile_lists(tiles, starts, counts)
+        x, y = xla.pixel_centres(tiles, spec, table.dtype)
 
         def alive(carry):
             step, transmittance, _, _ = carry
@@ -123,9 +124,9 @@ def _strongest(table, rows, starts, counts, spec, k):
 
         def advance(carry):
             step, transmittance, best, best_rows = carry
-            row, entries, _ = blend_xla.list_entries(table, rows, start, count, step, 1)
+            row, entries, _ = xla.list_entries(table, rows, start, count, step, 1)
             before = transmittance
-            transmittance = blend_xla.behind(entries, 0, x, y, before, spec)
+            transmittance = xla.behind(entries, 0, x, y, before, spec)
             weight = jnp.abs(before) - jnp.abs(transmittance)
             row = jnp.broadcast_to(row, weight.shape)
             ranked, ranked_rows = [], []
@@ -149,9 +150,9 @@ def _strongest(table, rows, starts, counts, spec, k):
         )
         return lax.while_loop(alive, advance, first)[2:]
 
-    groups = blend_xla.tile_groups(counts, pixels, blend_xla.GROUP_PIXELS)
+    groups = xla.tile_groups(counts, pixels, xla.GROUP_PIXELS)
     best, best_rows = lax.map(one_group, groups)
-    place = blend_xla.places(groups, total)
+    place = xla.places(groups, total)
     return (
         best_rows.reshape(groups.size, k, pixels)[place],
         best.reshape(groups.size, k, pixels)[place],

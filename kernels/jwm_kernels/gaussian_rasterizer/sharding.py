@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jwm_kernels.gaussian_rasterizer import validation
-from jwm_kernels.gaussian_rasterizer.camera_types import Distortion
+from jwm_kernels.gaussian_rasterizer.projection.camera_types import Distortion
 
 
 @dataclasses.dataclass(frozen=True)

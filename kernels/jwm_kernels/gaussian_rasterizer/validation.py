@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jwm_kernels.gaussian_rasterizer.camera_types import (
+from jwm_kernels.gaussian_rasterizer.projection.camera_types import (
     Distortion,
     FThetaCameraDistortionParameters,
     FThetaPolynomialType,
     RollingShutterType,
     UnscentedTransformParameters,
 )
-from jwm_kernels.gaussian_rasterizer.ewa import needs_unscented
-from jwm_kernels.gaussian_rasterizer.lenses import LENSES
+from jwm_kernels.gaussian_rasterizer.projection.ewa import needs_unscented
+from jwm_kernels.gaussian_rasterizer.projection.lenses import LENSES
 
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
 RASTERIZE_MODES = ("classic", "antialiased")

@@ -27,12 +27,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Bool, Float
 
-from jwm_kernels.gaussian_rasterizer.camera_types import (
+from jwm_kernels.gaussian_rasterizer.projection.camera_types import (
     Distortion,
     RollingShutterType,
     UnscentedTransformParameters,
 )
-from jwm_kernels.gaussian_rasterizer.lenses import make_lens
+from jwm_kernels.gaussian_rasterizer.projection.lenses import make_lens
 
 Array = jax.Array | np.ndarray
 Point = list[Float[Array, "..."]]

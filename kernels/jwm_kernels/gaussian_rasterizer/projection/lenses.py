@@ -24,8 +24,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Bool, Float
 
-from jwm_kernels.gaussian_rasterizer.camera_types import Distortion, FThetaPolynomialType
 from jwm_kernels.gaussian_rasterizer.constants import DEPTH_MIN
+from jwm_kernels.gaussian_rasterizer.projection.camera_types import Distortion, FThetaPolynomialType
 
 Array = jax.Array | np.ndarray
 

@@ -10,7 +10,7 @@ splat are a running product over the chunk, found by log2(CHUNK) rolls. Because 
 first splat that would bring T to the limit ends the pixel" is just the mask T' > limit. A step
 whose pixels have all ended does nothing.
 
-Backward walks in the same order with what remains of out . g_out + T g_T (see `blend_xla`), another
+Backward walks in the same order with what remains of out . g_out + T g_T (see `xla`), another
 running sum. It writes one gradient row per list entry, and a scatter adds them up.
 
 Rows are gathered and scattered outside of the kernel in blocks of steps: a TPU keeps an array of
@@ -63,7 +63,7 @@ gradients the last two hold the sums for `absgrad`."""
 
 
 def forward(table, rows, starts, counts, spec, *, interpret=False):
-    """Blends every tile; arguments and results as in `blend_xla.forward`.
+    """Blends every tile; arguments and results as in `xla.forward`.
 
     `interpret` is that of `pl.pallas_call`.
 
@@ -96,7 +96,7 @@ def backward(
     table, rows, starts, counts, out, transmittance, grad_out, grad_transmittance, spec,
     *, interpret=False,
 ):  # fmt: skip
-    """Gradient of the table; arguments and result as in `blend_xla.backward`."""
+    """Gradient of the table; arguments and result as in `xla.backward`."""
     tile, row, listed, entries = _gather(table, rows, starts, counts, spec)
     steps, _, chunk = entries.shape
     pixels, features = spec.tile_size**2, feature_count(table, spec)

@@ -1,4 +1,4 @@
-"""The implementations of the blend by name, which of them `auto` takes, and for which platform.
+"""The implementations of the blend by name, and which of them `auto` takes.
 
 Pallas is imported when one of its backends is first used.
 """
@@ -6,14 +6,15 @@ Pallas is imported when one of its backends is first used.
 import importlib
 import importlib.util
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jwm_kernels.gaussian_rasterizer import blend_xla, validation
-from jwm_kernels.gaussian_rasterizer.vjp import Backend
+from jwm_kernels.gaussian_rasterizer import validation
+from jwm_kernels.gaussian_rasterizer.blending import xla
+from jwm_kernels.gaussian_rasterizer.blending.vjp import Backend
+from jwm_kernels.gaussian_rasterizer.platforms import target_platform
 
-_PACKAGE = "jwm_kernels.gaussian_rasterizer"
+_PACKAGE = "jwm_kernels.gaussian_rasterizer.blending"
 
 
 def _in_module(name: str, **options) -> Backend:
@@ -29,50 +30,22 @@ def _in_module(name: str, **options) -> Backend:
 def gpu_module() -> str:
     """The file behind `pallas_gpu`: the Triton form while jax has it."""
     has_triton = importlib.util.find_spec("jax.experimental.pallas.triton") is not None
-    return "blend_triton" if has_triton else "blend_mosaic_gpu"
+    return "triton" if has_triton else "mosaic_gpu"
 
 
 BACKENDS: dict[str, Backend] = {
-    "xla": Backend(blend_xla.forward, blend_xla.backward),
-    "pallas_tpu": _in_module("blend_pallas_tpu"),
+    "xla": Backend(xla.forward, xla.backward),
+    "pallas_tpu": _in_module("pallas_tpu"),
     "pallas_gpu": _in_module(gpu_module()),
-    "mosaic_gpu": _in_module("blend_mosaic_gpu"),
-    "interpret": _in_module("blend_pallas_tpu", interpret=True),
+    "mosaic_gpu": _in_module("mosaic_gpu"),
+    "interpret": _in_module("pallas_tpu", interpret=True),
 }
 """Name -> implementation of the blend. A new one is a file with two functions and a line here."""
-
-
-PLATFORMS: dict[str, str] = {"pallas_tpu": "tpu", "pallas_gpu": "gpu", "mosaic_gpu": "gpu"}
-"""Backends that run on one platform only, and that platform; the others run everywhere."""
 
 
 def check_backend(name: str) -> None:
     """Raises ValueError unless it is "auto" or a key of `BACKENDS`."""
     validation.check_choice("backend", name, ("auto", *BACKENDS))
-
-
-def target_platform(backend: str = "auto", mesh: Mesh | None = None) -> str:
-    """The platform that a call is traced for.
-
-    Tile size, sort on the host and the backend behind `auto` all follow from it, so that a named
-    TPU or GPU backend is all that an export for another platform needs.
-
-    Args:
-      backend: "auto" or a key of `BACKENDS`.
-      mesh: the devices that will run it, where they are known.
-
-    Returns:
-      that of the backend if it has one of its own, otherwise that of the mesh, without one that of
-      `jax.default_device`.
-    """
-    if backend in PLATFORMS:
-        return PLATFORMS[backend]
-    if mesh is not None:
-        return mesh.devices.flat[0].platform
-    device = jax.config.jax_default_device
-    if device is None:
-        return jax.default_backend()
-    return device if isinstance(device, str) else device.platform
 
 
 def choose_backend(name: str, dtype: jnp.dtype, mesh: Mesh | None = None) -> str:

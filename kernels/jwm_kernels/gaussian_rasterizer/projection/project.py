@@ -32,11 +32,6 @@ from jax import lax
 from jaxtyping import Bool, Float
 
 from jwm_kernels.gaussian_rasterizer import validation
-from jwm_kernels.gaussian_rasterizer.camera_types import (
-    Distortion,
-    RollingShutterType,
-    UnscentedTransformParameters,
-)
 from jwm_kernels.gaussian_rasterizer.constants import (
     ALPHA_MIN,
     COORDINATE_MAX,
@@ -45,9 +40,18 @@ from jwm_kernels.gaussian_rasterizer.constants import (
     LOG_ALPHA_SLACK,
     VARIANCE_MAX,
 )
-from jwm_kernels.gaussian_rasterizer.ewa import JACOBIANS, needs_unscented
+from jwm_kernels.gaussian_rasterizer.projection.camera_types import (
+    Distortion,
+    RollingShutterType,
+    UnscentedTransformParameters,
+)
+from jwm_kernels.gaussian_rasterizer.projection.ewa import JACOBIANS, needs_unscented
+from jwm_kernels.gaussian_rasterizer.projection.unscented import (
+    cross,
+    move_camera,
+    project_sigma_points,
+)
 from jwm_kernels.gaussian_rasterizer.table import interleave
-from jwm_kernels.gaussian_rasterizer.unscented import cross, move_camera, project_sigma_points
 
 Array = jax.Array | np.ndarray
 

@@ -27,10 +27,10 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from jwm_kernels.gaussian_rasterizer import validation
-from jwm_kernels.gaussian_rasterizer.backends import target_platform
 from jwm_kernels.gaussian_rasterizer.constants import ALPHA_MIN, LOG_ALPHA_SLACK
 from jwm_kernels.gaussian_rasterizer.gaussian_terms import quadratic_columns
-from jwm_kernels.gaussian_rasterizer.projection import Projection, check_projection
+from jwm_kernels.gaussian_rasterizer.platforms import target_platform
+from jwm_kernels.gaussian_rasterizer.projection.project import Projection, check_projection
 
 Array = jax.Array | np.ndarray
 

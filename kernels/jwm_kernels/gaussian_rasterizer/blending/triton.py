@@ -4,11 +4,11 @@ One program blends one tile: it walks through the tile's list in chunks of `CHUN
 list ends or all pixels have. Splats are gathered in the kernel, so no entry is copied beforehand.
 Triton has running sums only, hence transmittances are exp(running sum of ln(1 - alpha)).
 
-Backward is the walk of `blend_xla`. How many channels are blended, and how the gradient's rows are
-added up, is in `blend_gpu`.
+Backward is the walk of `xla`. How many channels are blended, and how the gradient's rows are
+added up, is in `gpu`.
 
 Pallas gives up its Triton form: since jax 0.11 lowering it raises a DeprecationWarning. Nothing but
-this file depends on it; `blend_mosaic_gpu` takes over where it is gone.
+this file depends on it; `mosaic_gpu` takes over where it is gone.
 """
 
 import functools
@@ -18,7 +18,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
 
-from jwm_kernels.gaussian_rasterizer.blend_gpu import (
+from jwm_kernels.gaussian_rasterizer.blending.gpu import (
     grouped_gradients,
     grouped_table,
     scatter_rows,
@@ -48,7 +48,7 @@ TILE_SIZES = (4, 8, 16, 32)
 
 
 def forward(table, rows, starts, counts, spec, *, interpret=False):
-    """Blends every tile; arguments and results as in `blend_xla.forward`.
+    """Blends every tile; arguments and results as in `xla.forward`.
 
     `interpret` is that of `pl.pallas_call`.
 
@@ -75,7 +75,7 @@ def backward(
     table, rows, starts, counts, out, transmittance, grad_out, grad_transmittance, spec,
     *, interpret=False,
 ):  # fmt: skip
-    """Gradient of the table; arguments and result as in `blend_xla.backward`."""
+    """Gradient of the table; arguments and result as in `xla.backward`."""
     grouped, group = grouped_table(table, spec, TILE_SIZES, "Triton")
     grad_out, remaining = grouped_gradients(
         grouped, out, transmittance, grad_out, grad_transmittance

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Num
 
+from jwm_kernels.gaussian_rasterizer.blending.vjp import BlendSpec
 from jwm_kernels.gaussian_rasterizer.gaussian_terms import quadratic_columns
-from jwm_kernels.gaussian_rasterizer.projection import Projection
+from jwm_kernels.gaussian_rasterizer.projection.project import Projection
 from jwm_kernels.gaussian_rasterizer.table import interleave
-from jwm_kernels.gaussian_rasterizer.vjp import BlendSpec
 
 Array = jax.Array | np.ndarray
 

@@ -1,4 +1,4 @@
-"""What `blend_triton` and `blend_mosaic_gpu` do around their kernels.
+"""What `triton` and `mosaic_gpu` do around their kernels.
 
 Channels are blended in groups of at most `CHANNELS`, the last one filled up with channels of zeros:
 forward by programs of their own, which find the same weights again, backward in a loop. A kernel

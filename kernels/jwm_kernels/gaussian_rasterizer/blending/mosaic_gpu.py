@@ -1,12 +1,12 @@
 """Blending as a Pallas kernel in Mosaic form, for NVIDIA GPUs from Hopper on.
 
-The successor of `blend_triton`: one warpgroup blends one tile and walks through its list splat by
-splat, with the arithmetic of `blend_xla`: the sign of a transmittance marks a pixel that has ended.
+The successor of `triton`: one warpgroup blends one tile and walks through its list splat by
+splat, with the arithmetic of `xla`: the sign of a transmittance marks a pixel that has ended.
 The columns of a splat are scalars, the pixels of a tile one vector. After every `CHUNK` splats it
 looks whether all pixels have ended.
 
 Backward also says how far it walked: rows of the gradient behind that are not written. How many
-channels are blended, and how the rows are added up, is in `blend_gpu`.
+channels are blended, and how the rows are added up, is in `gpu`.
 """
 
 import functools
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from jwm_kernels.gaussian_rasterizer.blend_gpu import (
+from jwm_kernels.gaussian_rasterizer.blending.gpu import (
     grouped_gradients,
     grouped_table,
     scatter_rows,
@@ -43,7 +43,7 @@ TILE_SIZES = (16, 32)
 
 
 def forward(table, rows, starts, counts, spec, *, interpret=None):
-    """Blends every tile; arguments and results as in `blend_xla.forward`.
+    """Blends every tile; arguments and results as in `xla.forward`.
 
     `interpret` is that of `plgpu.kernel`.
 
@@ -70,7 +70,7 @@ def backward(
     table, rows, starts, counts, out, transmittance, grad_out, grad_transmittance, spec,
     *, interpret=None,
 ):  # fmt: skip
-    """Gradient of the table; arguments and result as in `blend_xla.backward`."""
+    """Gradient of the table; arguments and result as in `xla.backward`."""
     grouped, group = grouped_table(table, spec, TILE_SIZES, "Mosaic")
     grad_out, remaining = grouped_gradients(
         grouped, out, transmittance, grad_out, grad_transmittance

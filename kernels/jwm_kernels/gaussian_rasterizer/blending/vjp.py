@@ -47,7 +47,7 @@ class BlendSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
-    """One implementation of the blend; see `blend_xla` for the arguments of the two functions."""
+    """One implementation of the blend; see `xla` for the arguments of the two functions."""
 
     forward: Callable
     backward: Callable
@@ -58,7 +58,7 @@ def blend_tiles(table, rows, starts, counts, spec: BlendSpec, backend: Backend):
     """Blends every tile with a backend.
 
     Args:
-      table: [R, 6 + D] mean x, mean y, A, s, C, ln o, features (see `blend_xla`); two more columns
+      table: [R, 6 + D] mean x, mean y, A, s, C, ln o, features (see `xla`); two more columns
         with `spec.absgrad`.
       rows: int32 [M] table row of every list entry.
       starts: int32 [T] first entry of each tile; T is a multiple of the tiles of one image.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from jwm_kernels.gaussian_rasterizer.camera_types import Distortion, RollingShutterType
+from jwm_kernels.gaussian_rasterizer.projection.camera_types import Distortion, RollingShutterType
 
 FRUSTUM_MARGIN = 0.3
 """x/z and y/z are clamped in the Jacobian to the image border plus this part of tan(fov/2)."""

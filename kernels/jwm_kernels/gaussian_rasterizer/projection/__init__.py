@@ -1,0 +1,1 @@
+"""First stage: Gaussians to splats on the screen, differentiable by JAX."""
