@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jwm_jax.cli.demo_work import CONTEXT_EVERY, Future, Seen
+from jwm_jax.cli.demo_work import CONTEXT_EVERY, Future, Seen, lacking
 from jwm_jax.evaluation.images import psnr
 from jwm_jax.export.chart import Series
 from jwm_jax.export.pictures import error_picture
@@ -17,6 +17,9 @@ from jwm_jax.files import write_whole
 from jwm_jax.scene import Clip, color_depth
 
 SUMMARY_VERSION = 1
+
+GENERATED = ("with the scene", "without")
+"""Rows of the future that the generator made."""
 
 
 def write_report(
@@ -42,8 +45,9 @@ def write_report(
     for left, video in seen.shifted.items():
         write_video(out / f"lane_shift_{left:+.0f}m.mp4", video, rate)
     write_video(out / "frozen_camera.mp4", seen.frozen, rate)
-    for name in ("with the scene", "without"):
-        write_video(out / f"future_{name.replace(' ', '_')}.mp4", future.rows[name], rate)
+    for name in GENERATED:
+        if name in future.rows:
+            write_video(out / f"future_{name.replace(' ', '_')}.mp4", future.rows[name], rate)
     summary = _summary(options, clip, seen, future, seconds)
     report = _report(options, clip, seen, future, summary)
     summary["seconds"]["Total"] = round(time.perf_counter() - began, 2)
@@ -63,13 +67,15 @@ def write_report(
 
 
 def _summary(options, clip: Clip, seen: Seen, future: Future, seconds: dict) -> dict:
-    held = seen.psnr[seen.held_out]
+    held = _held_out(seen)
     at = _horizons(len(future.rows["truth"]), clip.rate)
     shifted = {
         f"{left:+.0f} m": round(psnr(seen.shifted[left], truth), 2)
         for left, truth in seen.shifted_truth.items()
     }
-    joint, plain = (float(future.psnr[n].mean()) for n in ("with the scene", "without"))
+    scored = [
+        f"{future.psnr[name].mean():.1f} dB {name}" for name in GENERATED if name in future.psnr
+    ]
     return {
         "format_version": SUMMARY_VERSION,
         "clip": options.clip,
@@ -77,14 +83,15 @@ def _summary(options, clip: Clip, seen: Seen, future: Future, seconds: dict) -> 
         "views": clip.num_views,
         "gaussians": seen.scene.gaussians.count(),
         "reconstruction": {
-            "context": f"every {CONTEXT_EVERY}th instant",
-            "psnr_held_out": round(float(held.mean()), 2),
+            "context": f"every {CONTEXT_EVERY}th instant" if clip.posed else "the first instant",
+            "psnr_held_out": None if held is None else round(held, 2),
             "psnr_lane_shift": shifted,
             "seconds": round(seen.seconds, 3),
             "left_out": seen.left_out,
+            "lacking": lacking(clip),
         },
         "future": {
-            "steps": future.joint.metrics["steps"],
+            "steps": future.plain.metrics["steps"],
             "seed": options.seed,
             "psnr": {
                 name: {label: round(float(v[i]), 2) for label, i in at.items()}
@@ -94,8 +101,8 @@ def _summary(options, clip: Clip, seen: Seen, future: Future, seconds: dict) -> 
         },
         "seconds": dict(seconds),
         "headline": (
-            f"Reconstruction of held-out instants: {held.mean():.1f} dB. Generated future: "
-            f"{joint:.1f} dB with the scene, {plain:.1f} dB without "
+            ("" if held is None else f"Reconstruction of held-out instants: {held:.1f} dB. ")
+            + f"Generated future: {', '.join(scored)} "
             f"(mean over {len(future.rows['truth'])} frames of one drive)."
         ),
     }
@@ -106,8 +113,9 @@ def _report(options, clip: Clip, seen: Seen, future: Future, summary: dict) -> R
     report = Report(
         "A drive, reconstructed and continued",
         "WorldRec turned the drive into 3D Gaussians; WorldGen generated its future in "
-        f"{future.joint.metrics['steps']} denoising steps for each 0.4 s, with and without the "
-        "scene to hold it straight. Every number here was measured on this drive in this run.",
+        f"{future.plain.metrics['steps']} denoising steps for each 0.4 s, "
+        + ("with and without the scene to hold it straight. " if clip.posed else "by itself. ")
+        + "Every number here was measured on this drive in this run.",
         {
             "drive": options.clip,
             "frames": clip.num_frames,
@@ -117,36 +125,44 @@ def _report(options, clip: Clip, seen: Seen, future: Future, summary: dict) -> R
         },
     )
     frames = len(future.rows["truth"])
-    joint, plain = (future.psnr[n].mean() for n in ("with the scene", "without"))
-    held = seen.psnr[seen.held_out].mean()
-    report.headlines(
-        [
-            Headline(
-                f"{held:.1f} dB",
-                "reconstruction, instants it did not see",
-                f"PSNR, {int(seen.held_out.sum())} frames of the front view",
-            ),
-            Headline(f"{joint:.1f} dB", "future, with the scene", f"PSNR, mean of {frames} frames"),
-            Headline(f"{plain:.1f} dB", "future, without", f"PSNR, mean of {frames} frames"),
-            Headline(
-                f"{summary['gaussians']:,}",
-                "Gaussians in scene.ply and scene.npz",
-                f"from {-(-clip.num_frames // CONTEXT_EVERY) * clip.num_views} pictures",
-            ),
-        ]
+    held, headlines = _held_out(seen), []
+    if held is not None:
+        what = f"PSNR, {int(seen.held_out.sum())} frames of the front view"
+        headlines.append(
+            Headline(f"{held:.1f} dB", "reconstruction, instants it did not see", what)
+        )
+    headlines += [
+        Headline(
+            f"{future.psnr[name].mean():.1f} dB",
+            f"future, {name}",
+            f"PSNR, mean of {frames} frames",
+        )
+        for name in GENERATED
+        if name in future.psnr
+    ]
+    instants = -(-clip.num_frames // CONTEXT_EVERY) if clip.posed else 1
+    headlines.append(
+        Headline(
+            f"{summary['gaussians']:,}",
+            "Gaussians in scene.ply and scene.npz",
+            f"from {instants * clip.num_views} picture(s)",
+        )
     )
-    report.warnings(seen.left_out)
+    report.headlines(headlines)
+    report.warnings([*lacking(clip), *seen.left_out])
     _reconstruction(report, clip, seen, rate)
     _future(report, future, rate)
     return report
 
 
 def _reconstruction(report: Report, clip: Clip, seen: Seen, rate: float) -> None:
-    report.section(
-        "Reconstruction",
+    made = (
         f"The scene was made from every {CONTEXT_EVERY}th instant of {clip.num_views} view(s); the "
-        f"instants between were held out. It took {seen.seconds:.2f} s once compiled.",
+        "instants between were held out."
+        if clip.posed
+        else "The scene was made from the first instant."
     )
+    report.section("Reconstruction", f"{made} It took {seen.seconds:.2f} s once compiled.")
     report.videos(
         [
             (seen.truth, "The drive, front view"),
@@ -155,10 +171,11 @@ def _reconstruction(report: Report, clip: Clip, seen: Seen, rate: float) -> None
         ],
         rate,
     )
-    middle = np.flatnonzero(seen.held_out)[len(np.flatnonzero(seen.held_out)) // 2]
+    shown = np.flatnonzero(seen.held_out) if seen.held_out.any() else np.arange(len(seen.truth))
+    middle = shown[len(shown) // 2]
     report.figures(
         [
-            (seen.truth[middle], "Held-out instant, truth"),
+            (seen.truth[middle], "Held-out instant, truth" if clip.posed else "Truth"),
             (seen.rendered[middle], f"Scene, {seen.psnr[middle]:.1f} dB"),
             (error_picture(seen.rendered[middle], seen.truth[middle]), "Error"),
         ]
@@ -179,23 +196,30 @@ def _future(report: Report, future: Future, rate: float) -> None:
     rows = future.rows
     report.section(
         "The future",
-        "From the first picture alone, WorldGen generates what comes next along the drive's poses"
+        "From the first picture alone, WorldGen generates what comes next"
+        + ("" if future.joint is None else " along the drive's poses")
         + ("" if future.layout is None else " and boxes")
-        + ". With the scene, it also sees what the reconstruction of that one instant shows at "
-        "each new pose. This is few-step sampling of the teacher-forced model, not of a distilled "
-        "one.",
+        + "."
+        + (
+            ""
+            if future.joint is None
+            else " With the scene, it also sees what the reconstruction of that one instant shows "
+            "at each new pose."
+        )
+        + " This is few-step sampling of the teacher-forced model, not of a distilled one.",
     )
-    videos = [
-        (rows["truth"], "What came"),
-        (rows["with the scene"], "Generated with the scene"),
-        (rows["without"], "Generated without"),
-        (future.joint.prior[:, 0], "What the scene showed the generator"),
-    ]
+    videos = [(rows["truth"], "What came")]
+    if future.joint is not None:
+        videos.append((rows["with the scene"], "Generated with the scene"))
+    videos.append((rows["without"], "Generated without"))
+    if future.joint is not None:
+        videos.append((future.joint.prior[:, 0], "What the scene showed the generator"))
     if future.layout is not None:
         videos.append((future.layout, "What the generator was told: boxes and lanes"))
     report.videos(videos, rate)
     at = _horizons(len(rows["truth"]), rate)
     names = ("truth", "with the scene", "without", "scene alone", "codec")
+    names = [name for name in names if name in rows]
     report.strip({n: [rows[n][i] for i in at.values()] for n in names}, list(at))
     seconds = (np.arange(len(rows["truth"])) + 1) / rate
     dashed = ("first frame", "codec", "scene alone")
@@ -213,6 +237,11 @@ def _future(report: Report, future: Future, rate: float) -> None:
     report.text(
         f"Generating 0.4 s of video took {future.chunk_seconds:.2f} s on this machine, compiled."
     )
+
+
+def _held_out(seen: Seen) -> float | None:
+    """Mean PSNR in dB of the frames that WorldRec did not see; None if it saw all."""
+    return float(seen.psnr[seen.held_out].mean()) if seen.held_out.any() else None
 
 
 def _horizons(frames: int, rate: float) -> dict[str, int]:

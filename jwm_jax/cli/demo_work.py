@@ -32,7 +32,7 @@ class Seen:
         shifted_truth: What a camera there would have seen, where that is known.
         frozen: The first camera standing still while time plays.
         psnr: dB of each rendered frame.
-        held_out: Which frames WorldRec did not see.
+        held_out: Which frames WorldRec did not see; none of the one frame of a film.
         seconds: Of the reconstruction, the second time it ran.
         left_out: Sentences about what limits of size left out.
     """
@@ -55,10 +55,11 @@ class Future:
     """A generated future of the front view and what it is measured against.
 
     Attributes:
-        rows: Video [F, H, W, 3] float by name; "truth" is what came.
+        rows: Video [F, H, W, 3] float by name; "truth" is what came. Without poses there are no
+            rows with a scene.
         psnr: dB of each frame by name.
         layout: What the generator was told, or None.
-        joint: The rollout with the prior.
+        joint: The rollout with the prior; None without poses.
         plain: The one without.
         chunk_seconds: Median time to generate 0.4 s, after compilation.
     """
@@ -66,13 +67,15 @@ class Future:
     rows: dict[str, np.ndarray]
     psnr: dict[str, np.ndarray]
     layout: np.ndarray | None
-    joint: Rollout
+    joint: Rollout | None
     plain: Rollout
     chunk_seconds: float
 
 
 def show_reconstruction(rec: WorldRec, clip: Clip, front: int, spec: str) -> Seen:
     """Reconstruct a clip from every fourth instant and look at the scene from old and new places.
+
+    Of a clip without poses only the first instant is reconstructed.
 
     Args:
         rec: The model.
@@ -136,15 +139,15 @@ def show_future(world: JointWorldModel, clip: Clip, steps: int | None, seed: int
     clip = clip.resized(*world.gen.config.picture_size(lens.height, lens.width))
     start, trajectory = clip.select([0]), future_of(clip)
     plain = world.rollout(start, trajectory, seed=seed, steps=steps, use_prior=False)
-    joint = world.rollout(start, trajectory, seed=seed, steps=steps)
-    count = len(joint.frames)
+    joint = world.rollout(start, trajectory, seed=seed, steps=steps) if clip.posed else None
+    count = len(plain.frames)
     truth = clip.view(0)[: count + 1].astype(np.float32) / 255.0
     codec = world.gen.codec
-    rows = {
-        "truth": truth[1:],
-        "with the scene": joint.frames[:, 0] / np.float32(255),
-        "without": plain.frames[:, 0] / np.float32(255),
-        "scene alone": warped(joint, truth[0]),
+    rows = {"truth": truth[1:], "without": plain.frames[:, 0] / np.float32(255)}
+    if joint is not None:
+        rows["with the scene"] = joint.frames[:, 0] / np.float32(255)
+        rows["scene alone"] = warped(joint, truth[0])
+    rows |= {
         "first frame": np.broadcast_to(truth[:1], truth[1:].shape),
         "codec": np.asarray(codec.decode(codec.encode(truth[None])))[0, 1:],
     }
@@ -153,15 +156,31 @@ def show_future(world: JointWorldModel, clip: Clip, steps: int | None, seed: int
         for name, video in rows.items()
         if name != "truth"
     }
-    warm = joint.metrics["seconds"]["generate"][1:] or joint.metrics["seconds"]["generate"]
+    seconds = (joint or plain).metrics["seconds"]["generate"]
+    warm = seconds[1:] or seconds
     return Future(
         rows=rows,
         psnr=quality,
-        layout=None if joint.layout is None else joint.layout[:, 0],
+        layout=None if plain.layout is None else plain.layout[:, 0],
         joint=joint,
         plain=plain,
         chunk_seconds=float(np.median(warm)),
     )
+
+
+def lacking(clip: Clip) -> list[str]:
+    """Sentences about what a drive did not bring, and what follows from it."""
+    sentences = []
+    if not clip.posed:
+        sentences.append(
+            "The drive has no poses: one instant of it was reconstructed, and its future was "
+            "generated without scene and ego motion."
+        )
+    if clip.lidar is None:
+        sentences.append("The drive has no lidar: depth is the network's own.")
+    if clip.tracks is None:
+        sentences.append("The drive has no boxes: what moves was taken as part of the street.")
+    return sentences
 
 
 def _video(scene: Scene, path: Camera, times) -> tuple[np.ndarray, np.ndarray, int]:
