@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,7 @@ def future():
         frames=np.zeros((frames, 1, HEIGHT, WIDTH, 3), np.uint8),
         times=0.1 * np.arange(1, FRAMES),
         prior=np.zeros((frames, 1, HEIGHT, WIDTH, 3), np.uint8),
+        metrics={"steps": 4},
     )
     return Future(
         rows={"truth": video(frames)} | {n: video(frames) for n in names},
@@ -117,6 +119,23 @@ def test_the_summary_says_what_was_measured(written):
     assert read["future"]["psnr"]["codec"]["0.4 s"] == pytest.approx(24.57, abs=0.01)
     assert set(read["reconstruction"]["psnr_lane_shift"]) == {"+2 m"}
     assert read["seconds"]["Total"] >= 0 and read == summary | {"headline": read["headline"]}
+
+
+def test_of_a_film_there_is_one_instant_and_a_future_without_a_scene(tmp_path):
+    film, sight, ahead = replace(clip(), posed=False), seen(), future()
+    sight = replace(sight, truth=video(1), rendered=video(1), held_out=np.zeros(1, bool))
+    rows = {n: v for n, v in ahead.rows.items() if "scene" not in n}
+    ahead = replace(
+        ahead, joint=None, rows=rows, psnr={n: v for n, v in ahead.psnr.items() if n in rows}
+    )
+    options = Options(clip="video:my.mp4")
+    summary = write_report(tmp_path, options, film, sight, ahead, {}, time.perf_counter())
+    assert summary["reconstruction"]["psnr_held_out"] is None
+    assert "held-out" not in summary["headline"] and "dB without (mean" in summary["headline"]
+    assert not (tmp_path / "future_with_the_scene.mp4").exists()
+    page = (tmp_path / "report.html").read_text()
+    assert "The drive has no poses: one instant of it was reconstructed" in page
+    assert "The drive has no lidar: depth is the network" in page
 
 
 def test_the_front_view_is_found_by_name():
