@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Float
 
 
@@ -78,10 +79,7 @@ def space_to_depth(
     Returns:
         The rearranged map; channels are ordered (row in block, column in block, channel).
     """
-    batch, height, width, channels = inputs.shape
-    blocks = inputs.reshape(batch, height // block, block, width // block, block, channels)
-    blocks = blocks.transpose(0, 1, 3, 2, 4, 5)
-    return blocks.reshape(batch, height // block, width // block, block * block * channels)
+    return rearrange(inputs, "n (h a) (w b) c -> n h w (a b c)", a=block, b=block)
 
 
 def depth_to_space(
@@ -96,11 +94,7 @@ def depth_to_space(
     Returns:
         The rearranged map; the inverse of `space_to_depth`.
     """
-    batch, height, width, channels = inputs.shape
-    depth = channels // block**2
-    pixels = inputs.reshape(batch, height, width, block, block, depth)
-    pixels = pixels.transpose(0, 1, 3, 2, 4, 5)
-    return pixels.reshape(batch, height * block, width * block, depth)
+    return rearrange(inputs, "n h w (a b c) -> n (h a) (w b) c", a=block, b=block)
 
 
 def leaky_relu(inputs: Float[jax.Array, "*shape"]) -> Float[jax.Array, "*shape"]:

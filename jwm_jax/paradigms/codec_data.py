@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
@@ -126,5 +127,4 @@ def sample_patches(pool: VideoPool, count: int, seed: int) -> Float32[np.ndarray
     groups = crops.astype(np.float32) / 255.0
     groups[::3] = groups[::3, -1:]
     p = PIXELS_PER_LATENT
-    blocks = groups.reshape(count, FRAMES_PER_LATENT, 48 // p, p, 96 // p, p, 3)
-    return blocks.transpose(0, 2, 4, 3, 5, 1, 6).reshape(-1, FRAMES_PER_LATENT * p * p * 3)
+    return rearrange(groups, "n t (h p) (w q) c -> (n h w) (p q t c)", p=p, q=p)

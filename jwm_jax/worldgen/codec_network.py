@@ -25,6 +25,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Float
 
 from jwm_jax.nn.conv import Conv, depth_to_space, leaky_relu, space_to_depth
@@ -229,18 +230,14 @@ def frames_to_groups(
     video: Float[jax.Array, "batch frames height width 3"],
 ) -> Float[jax.Array, "n height width 12"]:
     """Puts the four frames of each group into channels: [B, 4 n, H, W, 3] -> [B n, H, W, 12]."""
-    batch, frames, height, width, _ = video.shape
-    groups = video.reshape(batch * frames // FRAMES_PER_LATENT, FRAMES_PER_LATENT, height, width, 3)
-    return groups.transpose(0, 2, 3, 1, 4).reshape(-1, height, width, FRAMES_PER_LATENT * 3)
+    return rearrange(video, "b (n t) h w c -> (b n) h w (t c)", t=FRAMES_PER_LATENT)
 
 
 def groups_to_frames(
     groups: Float[jax.Array, "n height width 12"], batch: int
 ) -> Float[jax.Array, "batch frames height width 3"]:
     """Inverse of `frames_to_groups` for ``batch`` streams."""
-    _, height, width, _ = groups.shape
-    frames = groups.reshape(-1, height, width, FRAMES_PER_LATENT, 3).transpose(0, 3, 1, 2, 4)
-    return frames.reshape(batch, -1, height, width, 3)
+    return rearrange(groups, "(b n) h w (t c) -> b (n t) h w c", b=batch, t=FRAMES_PER_LATENT)
 
 
 def repeat_first_frame(
