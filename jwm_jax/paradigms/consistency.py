@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jwm_jax.errors import UsageError
-from jwm_jax.paradigms.teacher_forcing import TeacherForcingExperiment, TeacherForcingTask
+from jwm_jax.paradigms.joint import JointExperiment, JointTask
 from jwm_jax.training.nets import Net, Phase
 from jwm_jax.worldgen.conditions import LatentConditions, unconditional
 from jwm_jax.worldgen.config import WorldGenConfig
@@ -114,8 +114,8 @@ def _frames(values: Float[jax.Array, "b f"]) -> Float[jax.Array, "b 1 f 1 1 1"]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConsistencyExperiment(TeacherForcingExperiment):
-    """Causal consistency distillation.
+class ConsistencyExperiment(JointExperiment):
+    """Causal consistency distillation; with `rec`, of a student that is shown priors.
 
     Attributes:
         teacher: model directory or shipped size of the causal teacher; the student starts from
@@ -124,6 +124,7 @@ class ConsistencyExperiment(TeacherForcingExperiment):
         cfg_scale: guidance of the teacher.
     """
 
+    rec: str | None = None
     teacher: str = "runs/worldgen_tiny/model"
     grid: int = 48
     cfg_scale: float = 1.0
@@ -141,7 +142,7 @@ class ConsistencyExperiment(TeacherForcingExperiment):
         return ConsistencyTask(self)
 
 
-class ConsistencyTask(TeacherForcingTask):
+class ConsistencyTask(JointTask):
     """Consistency distillation as the loop sees it."""
 
     stage = "few_step"

@@ -38,12 +38,9 @@ from jaxtyping import Float
 
 from jwm_jax.errors import UsageError
 from jwm_jax.paradigms.consistency import consistency_loss, few_step, frozen_net
+from jwm_jax.paradigms.joint import JointExperiment, JointTask
 from jwm_jax.paradigms.ode import check_pairs, ode_loss, open_pairs, pair_batches, pair_shapes
-from jwm_jax.paradigms.teacher_forcing import (
-    TeacherForcingExperiment,
-    TeacherForcingTask,
-    teacher_forcing_loss,
-)
+from jwm_jax.paradigms.teacher_forcing import teacher_forcing_loss
 from jwm_jax.training.nets import Net, Phase
 from jwm_jax.training.optimizer import OptimizerConfig
 from jwm_jax.training.sampling import Rows
@@ -234,8 +231,9 @@ def clip_statistics(clip: Clip, truth: Clip) -> dict[str, jax.Array]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillExperiment(TeacherForcingExperiment):
-    """Distribution matching distillation; `rollout_steps` are the student's steps.
+class DistillExperiment(JointExperiment):
+    """Distribution matching distillation; `rollout_steps` are the student's steps, and with `rec`
+    the student is shown priors.
 
     Attributes:
         real: model directory or shipped size of the bidirectional model: the real score, and what
@@ -252,6 +250,7 @@ class DistillExperiment(TeacherForcingExperiment):
         frozen_dtype: in which the frozen networks are kept: "float32" or "bfloat16".
     """
 
+    rec: str | None = None
     init_from: str | None = "runs/worldgen_cd_tiny/model"
     real: str = "runs/worldgen_pretrain_tiny/model"
     teacher: str | None = None
@@ -290,7 +289,7 @@ class DistillExperiment(TeacherForcingExperiment):
         return DistillTask(self)
 
 
-class DistillTask(TeacherForcingTask):
+class DistillTask(JointTask):
     """Distribution matching distillation as the loop sees it."""
 
     stage = "few_step"

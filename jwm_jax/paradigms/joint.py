@@ -16,6 +16,7 @@ import numpy as np
 
 from jwm_jax.errors import UsageError
 from jwm_jax.joint.prior import render_prior
+from jwm_jax.paradigms.latents import Prior
 from jwm_jax.paradigms.teacher_forcing import (
     TeacherForcingExperiment,
     TeacherForcingTask,
@@ -31,13 +32,14 @@ class JointExperiment(TeacherForcingExperiment):
     """Teacher forcing with rendered priors.
 
     Attributes:
-        rec: WorldRec that makes the scenes: a shipped size or a model directory.
+        rec: WorldRec that makes the scenes: a shipped size or a model directory; None
+            for no priors.
         depth: where its depth comes from: ``network``, ``measured`` (lidar, for clips that have
             it) or ``mixed``, which is measured for every second example, so that the generator
             learns the mistakes of both.
     """
 
-    rec: str = "tiny"
+    rec: str | None = "tiny"
     depth: str = "mixed"
 
     def __post_init__(self) -> None:
@@ -61,12 +63,19 @@ class JointTask(TeacherForcingTask):
     @cached_property
     def prior_name(self) -> str:
         """Names the priors by the weights and the depth they come from."""
+        if self.config.rec is None:
+            return "none"
         digest = hashlib.sha256()
         for leaf in jax.tree.leaves(self.rec.params):
             digest.update(np.ascontiguousarray(leaf).tobytes())
         return f"first-instant-{self.config.depth}-{digest.hexdigest()[:12]}"
 
-    def prior(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def prior(self) -> Prior | None:
+        """Renders the prior of a clip; None without a WorldRec."""
+        return None if self.config.rec is None else self._prior
+
+    def _prior(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
         """The scene of a clip's first instant at all of the clip's poses.
 
         Args:

@@ -209,7 +209,7 @@ def open_pairs(task: Any, config: Any) -> dict[str, np.ndarray]:
         repr(
             (
                 weights_digest(config.teacher, "worldgen"),
-                str(getattr(data.latents, "filename", "")),
+                (str(getattr(data.latents, "filename", "")), task.prior_name),
                 (config.pairs, config.grid, config.rollout_steps, config.cfg_scale, config.seed),
                 config.source,
             )
