@@ -25,6 +25,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "out": (),
     # activations
     "batch": ("data", "fsdp"),
+    "rows": ("data", "fsdp", "context"),  # a batch whose rows have nothing that context could split
     "tokens": ("context",),
     "act_embed": (),
     "act_heads": ("tensor",),

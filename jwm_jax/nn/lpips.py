@@ -128,8 +128,8 @@ def lpips(
             f"LPIPS compares pictures of one shape and at least {SMALLEST} x {SMALLEST} pixels, "
             f"got {x.shape} and {y.shape}."
         )
-    lead = x.shape[:-3]
-    pair = jnp.stack([jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)])
+    lead = x.shape[:-3]  # stays first, so that a batch that is split over devices stays split
+    pair = jnp.stack([jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)], axis=len(lead))
     hidden = (2.0 * pair.reshape(-1, *x.shape[-3:]) - 1.0 - _SHIFT) / _SCALE
     distance = jnp.zeros(int(np.prod(lead)))
     for layer, (_, stride, margin, _, _) in enumerate(_CONVS):
@@ -147,7 +147,7 @@ def lpips(
         )
         hidden = jax.nn.relu(hidden + conv["bias"])
         length = jnp.sqrt(jnp.sum(hidden**2, axis=-1, keepdims=True) + _TINY)
-        first, second = jnp.split(hidden / (length + 1e-10), 2)
-        weighted = (first - second) ** 2 @ params[f"weight_{layer}"]["kernel"]
+        unit = (hidden / (length + 1e-10)).reshape(-1, 2, *hidden.shape[1:])
+        weighted = (unit[:, 0] - unit[:, 1]) ** 2 @ params[f"weight_{layer}"]["kernel"]
         distance = distance + weighted.mean(axis=(-2, -1))
     return distance.reshape(lead)

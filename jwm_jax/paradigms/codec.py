@@ -14,6 +14,7 @@ start near zero, so training starts from the linear codec's quality, and minimis
 where the noise makes the decoder bear the errors of a generator.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from jaxtyping import Float, Float32
 from jwm_jax.data.records import decode_clip
 from jwm_jax.data.tfds_clips import open_records
 from jwm_jax.data.thinning import clips_at_rate
+from jwm_jax.distributed.rules import RULES
+from jwm_jax.distributed.sharding import automatic_axes, constrain
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.nn.lpips import WEIGHTS, load_lpips, lpips, lpips_shapes
 from jwm_jax.paradigms.codec_data import (
@@ -129,6 +132,7 @@ def codec_loss(
         where it counts.
     """
     batch, _, height, width, _ = video.shape
+    video = _over_all_devices(video)
     zeros = initial_state(config, batch, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
     latents, _ = encode_groups(config, params, repeat_first_frame(video), zeros)
     noisy = latents + weights.noise * jax.random.normal(key, latents.shape)
@@ -395,6 +399,13 @@ class CodecTask(Task):
             "Latents have unit variance per channel on the training videos.\n\n"
             f"PSNR in dB on held-out clips (mean over clips):\n\n| | dB |\n|---|---|\n{table}\n"
         )
+
+
+def _over_all_devices(video: jax.Array) -> jax.Array:
+    """The batch split over the context axis too, where that divides it."""
+    axes = automatic_axes()
+    ways = math.prod(axes.get(axis, 1) for axis in RULES["rows"])
+    return video if len(video) % ways else constrain(video, ("rows", *(None,) * 4))
 
 
 def _no_lpips(key: jax.Array) -> Any:

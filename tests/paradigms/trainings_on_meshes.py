@@ -29,7 +29,7 @@ from jwm_jax.distributed import MeshConfig, gather_to_host, initialize, make_mes
 from jwm_jax.distributed.sharding import local_rows
 from jwm_jax.training.config import find_config, override
 from jwm_jax.training.preview import read_step
-from jwm_jax.training.start import layout, starting_params
+from jwm_jax.training.start import frozen_params, layout, starting_params
 from jwm_jax.training.step import loss_and_gradients
 
 
@@ -54,17 +54,18 @@ def measure(config, batch, sizes):
     with jax.set_mesh(mesh):
         place = layout(config, task, mesh)
         (phase,) = place.plan.phases
+        frozen = frozen_params(config, place)
         params = starting_params(config, place, [phase.net])[phase.net]
         mine = local_rows(mesh, config.batch_size)
         rows = jax.tree.map(lambda x: x[None, mine] if x.ndim else x[None], batch)
         rows = jax.tree.map(lambda x: x[0], put_batch(rows, mesh, config.batch_size))
 
-        def run(params, rows):
-            value, _, grads = loss_and_gradients(phase, 1, params, {}, rows, jax.random.key(0))
+        def run(params, frozen, rows):
+            value, _, grads = loss_and_gradients(phase, 1, params, frozen, rows, jax.random.key(0))
             return value, grads
 
         shardings = jax.tree.map(lambda x: x.sharding, place.params[phase.net])
-        value, grads = jax.jit(run, out_shardings=(None, shardings))(params, rows)
+        value, grads = jax.jit(run, out_shardings=(None, shardings))(params, frozen, rows)
         return gather_to_host((value, grads)), read_step(task, place)
 
 
