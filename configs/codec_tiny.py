@@ -7,9 +7,10 @@ the streets (25 frames at 10 Hz, 96x160):
 
     jwm train codec_tiny --devices 2 --out runs/codec_tiny
 
-Hardware: two CPU cores as two simulated devices, 27 minutes beside other work. The weights that
-ship with the package come from this config on 96 easy and 120 full streets (the latter with seeds
-from 200,000 on); their card has the scores, and `jwm evaluate codec` prints them.
+Hardware: two CPU cores; no run of this config has been finished. The weights that ship with the
+package are older: 32 channels, narrower, without LPIPS, trained for 1,600 steps on 96 easy and 120
+full streets (the latter with seeds from 200,000 on) and one film; their card has the scores, and
+`jwm evaluate codec` prints them.
 """
 
 from jwm_jax.distributed.mesh import MeshConfig
