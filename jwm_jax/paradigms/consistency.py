@@ -136,6 +136,10 @@ class ConsistencyExperiment(JointExperiment):
                 f"rollout_steps {self.rollout_steps} of the student must be at least 1 and fewer "
                 f"than the {self.grid} steps of the teacher's grid."
             )
+        if self.middle_weight:
+            raise UsageError(
+                "middle_weight belongs to flow losses; a student's head is one: set 0."
+            )
 
     def task(self) -> "ConsistencyTask":
         """Builds the task."""

@@ -409,6 +409,7 @@ class DistillTask(JointTask):
                 keys["x0"],
                 config.dropout,
                 config.noise.history,
+                config.middle_weight,
             )[0], {}
 
         terms = {"dmd": matching, "x0": truth}

@@ -5,8 +5,9 @@ is
 
     |x0_hat - x0|^2 / max(sigma, 0.2)^2
 
-over frames 1..F-1. The weights are a start for teacher forcing, which is the same network under
-another attention pattern.
+over frames 1..F-1, and the same of the middle head's guess where that has a weight. The result is
+a start for teacher forcing, which is the same network under another attention pattern, and the real
+score of distillation.
 """
 
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ def bidirectional_loss(
     conditions: LatentConditions,
     key: jax.Array,
     dropout: Mapping[str, float],
+    middle_weight: float = 0.0,
 ) -> tuple[Float[jax.Array, "b"], dict[str, Float[jax.Array, "b"]]]:
     """Flow loss of whole clips.
 
@@ -49,6 +51,7 @@ def bidirectional_loss(
         conditions: of the same frames.
         key: typed PRNG key.
         dropout: probability of hiding each condition.
+        middle_weight: of the middle head's loss.
 
     Returns:
         The loss and the metrics of `x0_loss`, row by row.
@@ -60,10 +63,12 @@ def bidirectional_loss(
     sigma = jnp.broadcast_to(sigma, (batch, frames)).at[:, 0].set(0.0)
     text = empty_text(config, params, batch)
     noisy = add_noise(latents, jax.random.normal(key_noise, latents.shape), sigma)
-    predicted = predict_clip(config, params, noisy, sigma, conditions, text).x0[:, :, 1:]
+    middle = middle_weight > 0
+    predicted = predict_clip(config, params, noisy, sigma, conditions, text, middle=middle)
+    predicted = jax.tree.map(lambda leaf: leaf[:, :, 1:], predicted)
     target = latents[:, :, 1:]
     base = jnp.broadcast_to(latents[:, :, :1], target.shape)
-    return x0_loss(predicted, target, x0_weight(sigma[:, 1:]), base)
+    return x0_loss(predicted, target, x0_weight(sigma[:, 1:]), base, middle_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,5 +93,12 @@ class PretrainTask(WorldGenTask):
         latents, conditions = batch
         config = self.config
         return bidirectional_loss(
-            config.model, config.noise, params, latents, conditions, key, dropout
+            config.model,
+            config.noise,
+            params,
+            latents,
+            conditions,
+            key,
+            dropout,
+            config.middle_weight,
         )

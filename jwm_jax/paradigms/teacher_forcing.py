@@ -6,9 +6,9 @@ model runs causally with a cache. Each noisy chunk draws its own sigma; the loss
 
     |x0_hat - x0|^2 / max(sigma, 0.2)^2
 
-over frames 1..K. At inference the history is the model's own output, not the truth; noise of a
-random strength on the clean frames after the first (at sigma 0 all the same) prepares the model for
-that.
+over frames 1..K, and the same of the middle head's guess where that has a weight. At inference the
+history is the model's own output, not the truth; noise of a random strength on the clean frames
+after the first (at sigma 0 all the same) prepares the model for that.
 """
 
 from collections.abc import Mapping
@@ -46,6 +46,7 @@ def teacher_forcing_loss(
     key: jax.Array,
     dropout: Mapping[str, float],
     history: float,
+    middle_weight: float = 0.0,
 ) -> tuple[Float[jax.Array, "b"], dict[str, Float[jax.Array, "b"]]]:
     """Flow loss of frames 1..K given the frames before each.
 
@@ -58,6 +59,7 @@ def teacher_forcing_loss(
         key: typed PRNG key.
         dropout: probability of hiding each condition.
         history: largest standard deviation of the noise on the history.
+        middle_weight: of the middle head's loss.
 
     Returns:
         The loss and the metrics of `x0_loss`, row by row.
@@ -75,8 +77,10 @@ def teacher_forcing_loss(
     sigma = jnp.repeat(sigma, config.chunk, axis=1)
     noisy = add_noise(target, jax.random.normal(key_noise, target.shape), sigma)
     text = empty_text(config, params, batch)
-    predicted = predict_teacher_forced(config, params, clean, noisy, sigma, conditions, text=text)
-    return x0_loss(predicted.x0, target, x0_weight(sigma), clean)
+    predicted = predict_teacher_forced(
+        config, params, clean, noisy, sigma, conditions, text=text, middle=middle_weight > 0
+    )
+    return x0_loss(predicted, target, x0_weight(sigma), clean, middle_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +125,7 @@ class TeacherForcingTask(WorldGenTask):
             key,
             dropout,
             history,
+            config.middle_weight,
         )
 
     def evaluate(self, params: Any) -> dict[str, float]:

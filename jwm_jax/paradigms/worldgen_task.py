@@ -24,6 +24,7 @@ from jwm_jax.worldgen.codec import VideoCodec
 from jwm_jax.worldgen.codec_network import PIXELS_PER_LATENT
 from jwm_jax.worldgen.conditions import LatentConditions, no_conditions
 from jwm_jax.worldgen.config import SIZES, WorldGenConfig
+from jwm_jax.worldgen.forward import Prediction
 from jwm_jax.worldgen.model import WorldGen
 from jwm_jax.worldgen.transformer import init_params
 
@@ -60,6 +61,8 @@ class WorldGenExperiment(ExperimentConfig):
         latents: folder in which encoded data sets are kept between runs.
         noise: noise levels.
         dropout: probability of hiding each condition from a sample.
+        middle_weight: weight of the middle head's own loss, for a model with ``middle_head``; the
+            same target is asked of it (ReWorld, arXiv 2606.27504).
         init_from: model directory or shipped size to start from; None starts from scratch.
     """
 
@@ -68,6 +71,7 @@ class WorldGenExperiment(ExperimentConfig):
     latents: str = "runs/latents"
     noise: NoiseConfig = NoiseConfig()
     dropout: dict[str, float] = field(default_factory=lambda: dict(DROPOUT))
+    middle_weight: float = 0.0
     init_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -76,6 +80,11 @@ class WorldGenExperiment(ExperimentConfig):
             raise UsageError(
                 f"source.height {self.source.height} and model.height {self.model.height} must be "
                 "equal: the model is used at the picture height it was trained at."
+            )
+        if self.middle_weight < 0 or (self.middle_weight and not self.model.middle_head):
+            raise UsageError(
+                f"middle_weight {self.middle_weight} must be at least 0, and above 0 only with "
+                "model.middle_head=true."
             )
 
 
@@ -222,24 +231,34 @@ class WorldGenTask(Task):
 
 
 def x0_loss(
-    predicted: Float[jax.Array, "b v f h w c"],
+    predicted: Prediction,
     target: Float[jax.Array, "b v f h w c"],
     weight: Float[jax.Array, "b f"],
     base: Float[jax.Array, "b v f h w c"],
+    middle_weight: float = 0.0,
 ) -> tuple[Float[jax.Array, "b"], dict[str, Float[jax.Array, "b"]]]:
     """Weighted squared error of predicted clean latents, a mean over each row.
 
     Args:
-        predicted: by the network.
+        predicted: by the network, with what its middle head says where that has a weight.
         target: true latents.
         weight: per latent frame, `flow.x0_weight`.
         base: what the network starts from, for comparison.
+        middle_weight: of the middle head's error, which is added.
 
     Returns:
-        The loss, and ``x0_mse`` beside ``base_mse``, unweighted.
+        The loss, and ``x0_mse`` beside ``base_mse`` and ``middle_mse``, unweighted.
     """
     rest = tuple(range(1, target.ndim))
-    error = jnp.square(predicted - target)
-    loss = jnp.mean(weight[:, None, :, None, None, None] * error, rest)
-    before = jnp.mean(jnp.square(base - target), rest)
-    return loss, {"x0_mse": jnp.mean(error, rest), "base_mse": before}
+
+    def errors(x0: jax.Array) -> tuple[jax.Array, jax.Array]:
+        error = jnp.square(x0 - target)
+        weighted = jnp.mean(weight[:, None, :, None, None, None] * error, rest)
+        return weighted, jnp.mean(error, rest)
+
+    loss, plain = errors(predicted.x0)
+    metrics = {"x0_mse": plain, "base_mse": jnp.mean(jnp.square(base - target), rest)}
+    if middle_weight:
+        middle, metrics["middle_mse"] = errors(predicted.middle.x0)
+        loss = loss + middle_weight * middle
+    return loss, metrics

@@ -23,6 +23,7 @@ from jwm_jax.paradigms.latent_encoding import GrowingArray, fill_once, open_late
 from jwm_jax.paradigms.latents import LatentSource
 from jwm_jax.paradigms.pretrain import PretrainExperiment
 from jwm_jax.paradigms.teacher_forcing import TeacherForcingExperiment
+from jwm_jax.paradigms.worldgen_task import x0_loss
 from jwm_jax.scene import Clip
 from jwm_jax.scene.cameras import Intrinsics
 from jwm_jax.scene.lane_map import LaneMap
@@ -31,6 +32,7 @@ from jwm_jax.training.optimizer import OptimizerConfig
 from jwm_jax.training.start import layout, load_source
 from jwm_jax.worldgen import CodecConfig, VideoCodec, WorldGen, WorldGenConfig
 from jwm_jax.worldgen.codec_network import CodecNetwork
+from jwm_jax.worldgen.forward import Prediction
 from jwm_jax.worldgen.transformer import init_params
 from jwm_jax.worldrec import WorldRec
 
@@ -228,6 +230,38 @@ def test_both_stages_train_and_the_second_starts_from_the_first(folder, tmp_path
     gen = WorldGen.from_pretrained(tmp_path / "second" / "model")
     session = gen.start(np.zeros((HEIGHT, WIDTH, 3), np.float32))
     assert gen.step(session, steps=1)[0].shape == (4, HEIGHT, WIDTH, 3)
+
+
+def test_the_middle_head_learns_where_its_loss_has_a_weight(folder):
+    config = replace(model_config(folder), num_layers=4, middle_head=True)
+    shared = {
+        "model": config,
+        "source": LatentSource(datasets=(str(folder / "clips"),), **SOURCE),
+        "latents": str(folder / "latents"),
+        "batch_size": 2,
+    }
+    params = nn.unbox(init_params(config, jax.random.key(0)))
+    batch = jax.device_put(
+        next(PretrainExperiment(name="on", **shared).task().batches(0, slice(0, 2)))
+    )
+    key = jax.random.key(1)
+    for kind in (PretrainExperiment, TeacherForcingExperiment):
+        for weight in (0.0, 0.5):
+            loss = kind(name="on", middle_weight=weight, **shared).task().loss
+            _, metrics = jax.eval_shape(loss, params, batch, key)
+            assert ("middle_mse" in metrics) == (weight > 0)
+    loss = PretrainExperiment(name="on", middle_weight=0.5, **shared).task().loss
+    gradient = jax.jit(jax.grad(loss, has_aux=True))(params, batch, key)[0]
+    assert np.any(gradient["middle_head"]["out"]["bias"])
+    shape = (1, 1, 1, 2, 2, 4)
+    head, middle = (Prediction(jnp.full(shape, value), jnp.zeros(shape)) for value in (1.0, 3.0))
+    total, metrics = x0_loss(
+        head._replace(middle=middle), jnp.zeros(shape), jnp.full((1, 1), 2.0), jnp.ones(shape), 0.5
+    )
+    assert total.tolist() == [2.0 * 1.0 + 0.5 * 2.0 * 9.0] and metrics["middle_mse"].tolist() == [9]
+    for model, weight in ((model_config(folder), 0.5), (config, -1.0)):
+        with pytest.raises(UsageError, match="above 0 only with model"):
+            PretrainExperiment(name="off", middle_weight=weight, **{**shared, "model": model})
 
 
 def test_the_held_out_loss_sees_the_prior(folder, monkeypatch):
