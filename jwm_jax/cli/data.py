@@ -39,8 +39,8 @@ class MakeOptions(Common):
 
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A new folder; without it, the next numbered folder under runs/."""
-    rung: Literal["easy", "full"] = "easy"
-    """Flat colours and few actors, or everything."""
+    rung: Literal["easy", "full", "photo"] = "easy"
+    """Flat colours and few actors, or everything, or that with photographs of $JWM_DATA on it."""
     clips: int = 100
     """How many."""
     first_seed: int = 0

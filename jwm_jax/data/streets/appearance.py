@@ -26,6 +26,14 @@ from jwm_jax.data.streets.geometry import (
     center_line,
     in_shadow,
 )
+from jwm_jax.data.streets.textures import (
+    GRASS_TEXTURE,
+    PAVEMENT_TEXTURE,
+    ROAD_TEXTURE,
+    SKY_TEXTURE,
+    Textures,
+    sample,
+)
 from jwm_jax.scene.pytree import Array
 
 CLASSES = (
@@ -44,8 +52,9 @@ CLASSES = (
 
 SKY, ROAD, MARKING, PAVEMENT, GRASS, BUILDING, VEGETATION, POLE, VEHICLE, PEDESTRIAN = range(10)
 
-PLAIN, FACADE, ROOF, BODY, CABIN, UNDERBODY, GLOW = range(7)
+PLAIN, FACADE, ROOF, BODY, CABIN, UNDERBODY, GLOW, SIGN = range(8)
 """Materials of solids. Their params: FACADE (window pitch across, up, window share across, up);
+no share, no windows: a wall in a photograph has its own;
 BODY and UNDERBODY (wheel radius, wheel positions as a share of the half length, 0, 0);
 GLOW (day strength, night strength, 0, 0)."""
 
@@ -165,21 +174,28 @@ def markings(road: Road, x, lateral, footprint_x, footprint_y):
     return jnp.clip(paint * (1 - across) + zebra * across, 0.0, 1.0)
 
 
-def _ground(shapes: Shapes, look: Look, point, footprint, direction):
-    """Albedo and class of the ground."""
-    x, y, z = point
-    road = shapes.road
-    lateral = y - center_line(road, x)
+def _ground_footprint(footprint, direction):
+    """Extent of a ray's footprint on level ground along x and y."""
     flat = jnp.sqrt(direction[0] ** 2 + direction[1] ** 2) + 1e-6
     length = jnp.sqrt(flat**2 + direction[2] ** 2)
     major = footprint * length / jnp.maximum(jnp.abs(direction[2]), 0.004 * length)
     cosine, sine = direction[0] / flat, direction[1] / flat
     fx = jnp.clip(jnp.hypot(major * cosine, footprint * sine), 1e-3, 40.0)
     fy = jnp.clip(jnp.hypot(major * sine, footprint * cosine), 1e-3, 40.0)
+    return fx, fy
+
+
+def _ground(shapes: Shapes, look: Look, point, footprint, direction, photo):
+    """Albedo and class of the ground; ``photo`` is the texture's factor, or None."""
+    x, y, z = point
+    road = shapes.road
+    lateral = y - center_line(road, x)
+    fx, fy = _ground_footprint(footprint, direction)
     fine = look.texture * jnp.exp(-0.8 * jnp.maximum(fx, fy))
     coarse = look.texture * _noise(x * 0.35, y * 0.5, look.seed)
     grain = fine * _noise(x * 3.0, y * 3.0, look.seed + 1)
     asphalt = look.asphalt * (1 + 0.16 * coarse + 0.18 * grain)[:, None]
+    asphalt = asphalt if photo is None else asphalt * photo
     paint = markings(road, x, lateral, fx, fy)
     asphalt = _mix(asphalt, jnp.array([0.86, 0.86, 0.84]), paint)
     outside = jnp.abs(lateral) - road.half_width
@@ -191,6 +207,7 @@ def _ground(shapes: Shapes, look: Look, point, footprint, direction):
     grass = look.grass * (1 + 0.5 * coarse + 0.3 * grain)[:, None]
     behind = jnp.clip((outside - road.pavement) / fy + 0.5, 0.0, 1.0)
     beyond = _mix(pavement, grass, behind)
+    beyond = beyond if photo is None else beyond * photo
     low = z < KERB_HEIGHT - 0.005
     wall = low & ((z > 0.01) | (outside >= -1e-3))
     off_road = wall | ~low
@@ -218,7 +235,7 @@ def _facade(look, color, params, half, u, v, width, footprint_u, footprint_v, ke
 
     middle = width * (jnp.floor(columns / 2) + 0.5) / columns
     entrance = (jnp.abs(u - middle) < pitch_u / 2) & (v < 0.95 + pitch_v)
-    glass, frame = (panes(grow) * ~entrance for grow in (0.0, 0.24))
+    glass, frame = (panes(grow) * ~entrance * (share_u > 0) for grow in (0.0, 0.24))
     fine = jnp.exp(-0.5 * footprint_u)
     pane = _hash(jnp.floor(u / pitch_u) + 31 * key, jnp.floor((v - 0.95) / pitch_v), look.seed + 3)
     vary = look.texture * (pane - 0.5) * fine
@@ -286,6 +303,43 @@ def _sky(look: Look, direction, length):
     return color + (0.35 * halo)[:, None] * look.sun_color * (1 - k[:, None] * 0.3)
 
 
+def _turns(unit):
+    """Azimuth and elevation of directions, radians."""
+    return jnp.arctan2(unit[1], unit[0]), jnp.arcsin(jnp.clip(unit[2], -1.0, 1.0))
+
+
+def _tone(textures, road, kinds, indices, on_solid, on_round, point, direction, footprint, pixel):
+    """Factors of the textures where rays end: [n, 3]."""
+    (is_ground, is_round, is_sky), (k, e) = kinds, indices
+    fx, fy = _ground_footprint(footprint, direction)
+    outside = jnp.abs(point[1] - center_line(road, point[0])) - road.half_width
+    ground = jnp.where(outside > road.pavement, GRASS_TEXTURE, PAVEMENT_TEXTURE)
+    ground = jnp.where(outside < 0, ROAD_TEXTURE, ground)
+    face, local, half = on_solid
+    side = jnp.where(face == 0, jnp.sign(local[0]), -jnp.sign(local[1]))  # seen from outside
+    along = jnp.where(face == 0, local[1], local[0]) * jnp.where(face == 2, 1.0, side)
+    wide = jnp.where(face == 0, half[:, 1], half[:, 0])
+    tall = jnp.where(face == 2, half[:, 1], half[:, 2])
+    up = jnp.where(face == 2, local[1], local[2])
+    normal, radii = on_round
+    azimuth, elevation = _turns(normal)
+    length = jnp.sqrt(sum(q * q for q in direction))
+    sky_azimuth, sky_elevation = _turns([q / length for q in direction])
+
+    def where(ground, round, sky, solid):
+        solid = jnp.where(is_sky, sky, solid)
+        return jnp.where(is_ground, ground, jnp.where(is_round, round, solid))
+
+    index = where(ground, textures.ellipsoids[e], SKY_TEXTURE, textures.solids[k])
+    span = textures.spans[jnp.maximum(index, 0)]
+    whole = span <= 0.0  # a whole face
+    sides = [jnp.where(whole, 2 * extent, span) for extent in (wide, tall)]
+    u = where(point[0], azimuth * radii[:, 0], sky_azimuth, along + wide) / sides[0]
+    v = where(point[1], elevation * radii[:, 2], sky_elevation, up + tall) / sides[1]
+    extent = where(jnp.maximum(fx, fy), footprint, pixel, footprint)
+    return sample(textures, index, u, v, extent / jnp.sqrt(sides[0] * sides[1]))
+
+
 def shade(
     shapes: Shapes,
     look: Look,
@@ -293,6 +347,7 @@ def shade(
     directions: Float[Array, "n 3"],
     hits: Hits,
     pixel: Float[Array, ""],
+    textures: Textures | None = None,
 ) -> Shading:
     """Colours in [0, 1], class ids, instance ids (0 none, actor k is k + 1) of traced rays.
 
@@ -303,6 +358,7 @@ def shade(
       directions: ray directions with the scale that `hits.distance` counts in.
       hits: from `nearest_hits`.
       pixel: width of a ray's footprint at distance 1 (1 / focal length for a camera).
+      textures: photographs on the surfaces.
     """
     solids, ellipsoids = shapes.solids, shapes.ellipsoids
     count = solids.centers.shape[0]
@@ -336,12 +392,18 @@ def shade(
     norm = jnp.sqrt(ax * ax + ay * ay + az * az) + 1e-6
     solid_normal = [(cosine * ax - sine * ay) / norm, (sine * ax + cosine * ay) / norm, az / norm]
 
-    ground, ground_class, ground_ny, gloss = _if_any(
-        is_ground, lambda: _ground(shapes, look, point, footprint, d)
-    )
     round_center, radii = ellipsoids.centers[e], ellipsoids.radii[e]
     bulge = [(point[i] - round_center[:, i]) / radii[:, i] ** 2 for i in range(3)]
     bulge_norm = jnp.sqrt(bulge[0] ** 2 + bulge[1] ** 2 + bulge[2] ** 2) + 1e-6
+    tone = None
+    if textures is not None:
+        tone = _tone(
+            textures, shapes.road, (is_ground, is_round, sky), (k, e), (face, (lx, ly, lz), half),
+            ([b / bulge_norm for b in bulge], radii), point, d, footprint, pixel,
+        )  # fmt: skip
+    ground, ground_class, ground_ny, gloss = _if_any(
+        is_ground, lambda: _ground(shapes, look, point, footprint, d, tone)
+    )
     ground_normal = [0.0 * point[0], ground_ny, 1.0 - jnp.abs(ground_ny)]
     normal = [
         jnp.where(is_ground, g, jnp.where(is_round, b / bulge_norm, s))
@@ -351,6 +413,7 @@ def shade(
     incidence = jnp.abs(sum(n * q for n, q in zip(normal, d, strict=True))) / length
     stretched = jnp.clip(footprint / jnp.maximum(incidence, 0.03), 1e-3, 10.0)
     color, params, material = solids.colors[k], solids.params[k], solids.materials[k]
+    color = color if tone is None else color * tone
     u = jnp.where(face == 0, ly + half[:, 1], lx + half[:, 0])
     width = 2 * jnp.where(face == 0, half[:, 1], half[:, 0])
     local = (lx, ly, lz)
@@ -384,6 +447,7 @@ def shade(
         ),
     )
     foliage = ellipsoids.colors[e] * (1 + jnp.where(leafy, 0.5 * look.texture * leaves, 0))[:, None]
+    foliage = foliage if tone is None else foliage * tone
     albedo = jnp.where(is_round[:, None], foliage, albedo)
     albedo = jnp.where(is_ground[:, None], ground, albedo)
 
@@ -408,7 +472,9 @@ def shade(
     result = _mix(result, look.horizon * 0.9, 0.55 * grazing)
     haze = 1 - jnp.exp(-((t * length / look.haze) ** 2))
     result = _mix(result, look.horizon, haze)
-    result = jnp.where(sky[:, None], _if_any(sky, lambda: _sky(look, d, length)), result)
+    above = _if_any(sky, lambda: _sky(look, d, length))
+    above = above if tone is None else above * tone
+    result = jnp.where(sky[:, None], above, result)
 
     classes = jnp.where(is_round, ellipsoids.classes[e], solids.classes[k])
     classes = jnp.where(is_ground, ground_class, classes)

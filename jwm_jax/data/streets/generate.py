@@ -15,12 +15,15 @@ from jwm_jax.data.streets.appearance import (
     LANE_WIDTH,
     PLAIN,
     ROOF,
+    SIGN,
     UNDERBODY,
     Look,
 )
 from jwm_jax.data.streets.geometry import KERB_HEIGHT, NOWHERE, Actors, Ellipsoids, Road, Solids
+from jwm_jax.data.streets.photo_crops import photo_crops
 from jwm_jax.data.streets.render import World
 from jwm_jax.data.streets.street import ROAD_EXTENT, RUNGS, EgoPath, Street, padded
+from jwm_jax.data.streets.textures import Textures, pyramid
 from jwm_jax.errors import UsageError
 from jwm_jax.scene import CATEGORIES
 
@@ -102,8 +105,8 @@ class _Builder:
 
     def __init__(self, seed: int, rung: str):
         self.random = np.random.default_rng([seed, RUNGS.index(rung)])
-        self.rung = rung
-        self.full = rung == "full"
+        self.full = rung != "easy"
+        self.palette = "full" if self.full else "easy"
         self.solids: list[list[float]] = []
         self.rounds: list[list[float]] = []
         self.actors: list[list[float]] = []
@@ -177,7 +180,7 @@ class _Builder:
 
 def _houses(b: _Builder) -> None:
     start = float(b.road.half_width + b.road.pavement)
-    palette = FACADE_COLORS[b.rung]
+    palette = FACADE_COLORS[b.palette]
     previous = None
     for side in (-1.0, 1.0):
         x = ROAD_EXTENT[0] + b.uniform(0, 8)
@@ -258,7 +261,7 @@ def _lamps(b: _Builder) -> None:
 def add_car(b: _Builder, x: float, lateral: float, speed: float, heading: float) -> None:
     """Add a car, or on `full` sometimes a van, truck or bus, at (x, lateral)."""
     draw = b.random.random()
-    color = np.asarray(b.pick(CAR_COLORS[b.rung]))
+    color = np.asarray(b.pick(CAR_COLORS[b.palette]))
     if b.full:
         color = color * b.uniform(0.9, 1.05)
     if not b.room(3):
@@ -379,6 +382,86 @@ def _traffic(b: _Builder) -> EgoPath:
     )
 
 
+def _signs(b: _Builder) -> None:
+    """Traffic signs on poles along both pavements, each an actor that stands still."""
+    for side in (-1.0, 1.0):
+        x = b.uniform(6, 24)
+        while x < 110 and b.room(2):
+            wide, above = b.uniform(0.6, 0.9), b.uniform(2.0, 2.4)
+            lateral, top = side * (float(b.road.half_width) + 0.45), above + wide
+            heading = np.pi if side < 0 else 0.0  # faces those who drive on its side
+            size = (0.12, wide, top)
+            owner = b.actor("sign", "other", x, lateral, 0.0, 0.0, heading, size)
+            b.solid((0, 0, KERB_HEIGHT + above / 2), (0.04, 0.04, above / 2), PLAIN, look_of.POLE,
+                    (0.45, 0.46, 0.48), owner=owner)  # fmt: skip
+            b.solid((0, 0, KERB_HEIGHT + above + wide / 2), (0.02, wide / 2, wide / 2), SIGN,
+                    look_of.POLE, (0.5, 0.5, 0.5), owner=owner)  # fmt: skip
+            x += b.uniform(16, 40)
+
+
+def _paper(b: _Builder) -> Textures:
+    """Chooses photographs for everything that was built, and colours what wears them."""
+    crops = photo_crops()
+    pyramids: list[np.ndarray] = []
+    spans: list[float] = []
+
+    def hang(kind: str, span: float) -> tuple[int, np.ndarray]:
+        """A random crop of a kind as a new texture: its index and its mean colour."""
+        crop = b.pick(crops[kind])
+        strength = 0.4 if kind == "sky" else 1.0  # the sky is bright enough to burn out
+        pyramids.append(1.0 + strength * (pyramid(crop) - 1.0))
+        spans.append(span)
+        return len(spans) - 1, crop.mean((0, 1)) / 255.0
+
+    for kind, low, high in (
+        ("road", 3.0, 6.0),
+        ("pavement", 2.0, 4.0),
+        ("foliage", 1.5, 3.0),
+        ("sky", 0.8, 1.4),
+    ):
+        hang(kind, b.uniform(low, high))
+    plan = (
+        ("wall", 5.0, 12.0, 8),
+        ("foliage", 1.5, 3.0, 4),
+        ("foliage", 0.3, 0.6, 1),
+        ("car", 0.0, 0.0, 8),
+        ("sign", 0.0, 0.0, 6),
+    )
+    hung = [[hang(kind, b.uniform(low, high)) for _ in range(n)] for kind, low, high, n in plan]
+    walls, crowns, bark, cars, signs = hung
+
+    def wear(
+        row: list[float], choice: tuple[int, np.ndarray], exposure: tuple[float, float]
+    ) -> int:
+        """Gives a row of solids the colour of a texture, at some brightness and with some tint."""
+        index, mean = choice
+        color = mean * b.uniform(*exposure) / mean.mean() * b.random.uniform(0.93, 1.07, 3)
+        row[12:15] = np.clip(color, 0.03, 0.85).tolist()
+        return index
+
+    solids = np.full(MAX_SOLIDS, -1, np.int32)
+    for i, row in enumerate(b.solids):
+        material, label = row[10], row[11]
+        if material == FACADE:
+            solids[i] = wear(row, b.pick(walls), (0.3, 0.6))
+            if b.random.random() < 0.75:
+                row[17] = 0.0  # the photograph's windows do
+        elif material == ROOF:
+            solids[i] = b.pick(walls)[0]
+        elif material in (BODY, CABIN) or (material == PLAIN and label == look_of.VEHICLE):
+            solids[i] = wear(row, b.pick(cars), (0.15, 0.5))
+        elif material == SIGN:
+            solids[i] = wear(row, b.pick(signs), (0.35, 0.6))
+        elif material == PLAIN and label == look_of.VEGETATION:
+            solids[i] = bark[0][0]
+    rounds = np.full(MAX_ELLIPSOIDS, -1, np.int32)
+    for i, row in enumerate(b.rounds):
+        if row[7] == look_of.VEGETATION:
+            rounds[i] = b.pick(crowns)[0]
+            row[8:11] = (0.6 * np.asarray(row[8:11]) + 0.4 * np.mean(row[8:11])).tolist()
+    return Textures(np.stack(pyramids), np.asarray(spans, np.float32), solids, rounds)
+
+
 def _look(b: _Builder) -> tuple[Look, dict[str, str]]:
     time_of_day, weather = "noon", "clear"
     if b.full:
@@ -425,10 +508,12 @@ def make_street(seed: int, rung: str = "easy") -> Street:
 
     Args:
       seed: below `FIRST_TEST_SEED` for training, from there on for tests.
-      rung: "easy" (flat colours, one light, few actors) or "full".
+      rung: "easy" (flat colours, one light, few actors), "full", or "photo": the latter with
+        photographs of `$JWM_DATA` on its surfaces and with traffic signs.
 
     Raises:
       UsageError: unknown rung or negative seed.
+      DataError: "photo" without the photographs.
     """
     if rung not in RUNGS:
         raise UsageError(f"procedural streets: expected a rung of {RUNGS}, got {rung!r}.")
@@ -441,6 +526,10 @@ def make_street(seed: int, rung: str = "easy") -> Street:
     if b.full:
         _lamps(b)
     ego = _traffic(b)
+    textures = None
+    if rung == "photo":
+        _signs(b)
+        textures = _paper(b)
 
     solids = padded(b.solids, MAX_SOLIDS, 19, 0.0)
     solids[len(b.solids) :, :3] = NOWHERE
@@ -472,6 +561,7 @@ def make_street(seed: int, rung: str = "easy") -> Street:
             rounds[:, 8:11],
         ),
         look=look,
+        textures=textures,
     )
     return Street(
         seed=seed,

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from jwm_jax.data.streets.appearance import Look, shade
 from jwm_jax.data.streets.geometry import FAR, Actors, Ellipsoids, Road, Solids, nearest_hits, place
+from jwm_jax.data.streets.textures import Textures
 from jwm_jax.scene.pytree import Array
 
 TILE = 32
@@ -48,6 +49,7 @@ class World(NamedTuple):
     solids: Solids
     ellipsoids: Ellipsoids
     look: Look
+    textures: Textures | None = None
 
 
 class Picture(NamedTuple):
@@ -89,7 +91,8 @@ def _trace_tiles(world: World, K, street_from_camera, times, corners) -> Picture
         x, y = (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
         directions = _rotate(rotation, (x, y, jnp.ones_like(x)))
         hits = nearest_hits(shapes, origin, directions)
-        seen = shade(shapes, world.look, origin, directions, hits, 0.7 / K[0, 0])
+        pixel = 0.7 / K[0, 0]
+        seen = shade(shapes, world.look, origin, directions, hits, pixel, world.textures)
         n = TILE * TILE
         rgb = seen.colors.reshape(len(SAMPLES), n, 3).mean(0)
         picture = Picture(

@@ -25,8 +25,9 @@ from jwm_jax.scene import (
 FIRST_TEST_SEED = 1_000_000
 """Smaller seeds are for training; from here on they are for tests and reported scores."""
 
-RUNGS = ("easy", "full")
-"""Flat colours, one light and few actors; or textures, times of day, weathers and more kinds."""
+RUNGS = ("easy", "full", "photo")
+"""Flat colours, one light and few actors; or textures, times of day, weathers and more kinds; or
+the same with photographs on the surfaces and traffic signs."""
 
 MAP_SPACING = 4.0
 """Metres between the points of a lane line."""
