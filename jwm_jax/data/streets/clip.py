@@ -175,7 +175,7 @@ def make_clip(
 
     Args:
       seed: see `make_street`.
-      rung: "easy" or "full".
+      rung: one of `RUNGS`.
       num_frames: instants, 1 or more; the street is long enough for some 12 s.
       rate: instants a second.
       height: rows of every picture.
@@ -232,7 +232,7 @@ def parse_spec(spec: str) -> dict[str, object]:
     """
     body, _, query = spec.removeprefix("procedural:").partition("?")
     rung, _, seed = body.partition(":")
-    form = "procedural:easy:SEED or procedural:full:SEED, optionally ?frames=25&views=front&rate=10"
+    form = "procedural:RUNG:SEED (easy, full or photo), perhaps ?frames=25&views=front&rate=10"
     if not seed.isdigit():
         raise UsageError(f"clip {spec!r}: expected {form}.")
     arguments: dict[str, object] = {"rung": rung, "seed": int(seed)}

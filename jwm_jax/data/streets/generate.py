@@ -430,9 +430,7 @@ def _paper(b: _Builder) -> Textures:
     hung = [[hang(kind, b.uniform(low, high)) for _ in range(n)] for kind, low, high, n in plan]
     walls, crowns, bark, cars, signs = hung
 
-    def wear(
-        row: list[float], choice: tuple[int, np.ndarray], exposure: tuple[float, float]
-    ) -> int:
+    def wear(row: list, choice: tuple[int, np.ndarray], exposure: tuple[float, float]) -> int:
         """Gives a row of solids the colour of a texture, at some brightness and with some tint."""
         index, mean = choice
         color = mean * b.uniform(*exposure) / mean.mean() * b.random.uniform(0.93, 1.07, 3)

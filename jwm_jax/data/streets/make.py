@@ -39,7 +39,7 @@ class StreetsConfig:
     """What to make.
 
     Attributes:
-      rung: "easy" or "full".
+      rung: one of `RUNGS`.
       first_seed: seed of the first clip; below 1,000,000 for training, from there on for tests.
       clips: how many; clip i has seed first_seed + i.
       frames: instants a clip.
