@@ -1,20 +1,26 @@
 """Examples of WorldRec: windows of clips, some of whose pictures are context and some targets.
 
+Streets come from data sets; real drives are brought to the model's rows once and kept in memory as
+records of the same form, and a window as wide as the streets' is cut out of them at a random place.
+
 An example is a window of a clip: 1 to `max_context` context pictures within `span` seconds (or of
 a single instant), and `targets` pictures at other times, between the context's and up to `beyond`
 seconds outside it. In a share of the examples densified lidar replaces the network's depth, so that
 one set of weights serves drives with and without it.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jwm_jax.data.records import decode_clip, read_header
+from jwm_jax.data.photometric import Photometric, draw_change
+from jwm_jax.data.records import decode_clip, encode_clip, read_header
+from jwm_jax.data.thinning import clips_at_rate
 from jwm_jax.errors import DataError
-from jwm_jax.scene import Clip, Intrinsics, Tracks
+from jwm_jax.scene import Clip, Intrinsics, Tracks, crop_covering, mirrored
 from jwm_jax.scene.clip import fitted_size
 from jwm_jax.scene.pytree import Array, pytree_dataclass
 from jwm_jax.worldrec import LidarDepth, WorldRecConfig
@@ -35,7 +41,8 @@ class Sampling:
         lidar: Share of examples that get densified lidar as depth.
         untracked: Share of examples whose tracks are withheld: the network has to find out by
             itself which pictures to trust about what moves.
-        brighten: Largest change of brightness of an example, as a factor's logarithm.
+        mirror: Share of examples that are seen in a mirror, cameras and boxes with them.
+        photometric: Changes of colour and sharpness.
         track_steps: Times that tracks are padded to.
         slots: Slots of the rasterizer a Gaussian, see `jwm_kernels.rasterization`'s capacity.
     """
@@ -47,7 +54,8 @@ class Sampling:
     instant: float = 0.35
     lidar: float = 0.5
     untracked: float = 0.3
-    brighten: float = 0.25
+    mirror: float = 0.5
+    photometric: Photometric = field(default_factory=Photometric)
     track_steps: int = 32
     slots: float = 4.0
 
@@ -79,15 +87,35 @@ class Batch:
     sky_known: Bool[Array, "*b p h w"]
 
 
+def drive_records(specs: Iterable[str], rows: int, width: int) -> list[Any]:
+    """Real drives as records, at about 10 Hz, at some rows and at least some width.
+
+    Args:
+        specs: As `load_clip` takes them, with `$NAME` expanded.
+        rows: Rows of the pictures.
+        width: Least columns.
+
+    Raises:
+        DataError: A drive is missing, broken, or without poses.
+    """
+    records = []
+    for clip in clips_at_rate(specs):
+        clip.require_poses("WorldRec's training")
+        sizes = [fitted_size(c.height, c.width, rows, 16)[1] for c in clip.cameras]
+        records.append(encode_clip(crop_covering(clip, rows, max(width, min(sizes)))))
+    return records
+
+
 def make_example(
-    model: WorldRecConfig, sampling: Sampling, record: Any, rng: np.random.Generator
+    model: WorldRecConfig, sampling: Sampling, width: int, record: Any, rng: np.random.Generator
 ) -> Batch:
     """Draw one example from a stored clip.
 
     Args:
         model: Shape of the model.
         sampling: How to draw.
-        record: From `open_records`.
+        width: Columns of the example's pictures; wider ones are cut at a random place.
+        record: From `open_records` or `drive_records`.
         rng: Decides everything that is random.
 
     Returns:
@@ -98,7 +126,9 @@ def make_example(
         sampling, header["frames"], len(header["views"]), record, rng
     )
     clip = decode_clip(record, frames, views)
-    clip = clip.resized(model.height, int(np.asarray(clip.images[0]).shape[2]))
+    clip = crop_covering(clip, model.height, width, across=float(rng.random()))
+    if rng.random() < sampling.mirror:
+        clip = mirrored(clip)
     return example_of(model, sampling, clip, context, targets, rng)
 
 
@@ -149,6 +179,8 @@ def example_of(
 ) -> Batch:
     """The example of chosen pictures of a clip at the model's picture size."""
     start = float(clip.times[context[:, 0], context[:, 1]].min())
+    if clip.tracks is not None:
+        clip = replace(clip, tracks=clip.tracks.around(clip.times))
     tracks = None if rng.random() < sampling.untracked else nearest_tracks(model, clip)
     source = LidarDepth() if clip.lidar is not None and rng.random() < sampling.lidar else None
     pictures = make_pictures(
@@ -160,7 +192,7 @@ def example_of(
         start=start,
         depth_source=source,
     )
-    gain = np.float32(np.exp(rng.uniform(-1, 1) * sampling.brighten))
+    change = draw_change(sampling.photometric, rng)
     images = np.asarray(clip.images)[targets[:, 0], targets[:, 1]] / np.float32(255.0)
     lidar = np.zeros(pictures.depth.shape, np.float32)
     sky, known = np.zeros(lidar.shape, bool), np.zeros(lidar.shape, bool)
@@ -169,9 +201,9 @@ def example_of(
         if clip.depth is not None:
             sky[i], known[i] = clip.depth[v][t] == 0, True
     return Batch(
-        pictures=replace(pictures, images=np.clip(pictures.images * gain, 0.0, 1.0)),
+        pictures=replace(pictures, images=change(pictures.images)),
         tracks=padded_tracks(model, tracks, start, sampling.track_steps),
-        images=np.clip(images * gain, 0.0, 1.0),
+        images=change(images),
         K=np.stack([clip.cameras[v].K for v in targets[:, 1]]).astype(np.float32),
         poses=clip.world_from_camera[targets[:, 0], targets[:, 1]].astype(np.float32),
         times=(clip.times[targets[:, 0], targets[:, 1]] - start).astype(np.float32),
@@ -181,10 +213,9 @@ def example_of(
     )
 
 
-def blank_example(model: WorldRecConfig, sampling: Sampling) -> Batch:
-    """An example of black pictures 5 wide to 3 high (as streets are), for its shapes and types."""
+def blank_example(model: WorldRecConfig, sampling: Sampling, width: int) -> Batch:
+    """An example of black pictures, for its shapes and types."""
     height = model.height
-    _, width = fitted_size(3, 5, height, 16)
     count = sampling.max_context + sampling.targets
     lens = Intrinsics(np.diag([height, height, 1.0]), width=width, height=height)
     poses = np.tile(np.eye(4), (count, 1, 1))

@@ -8,7 +8,7 @@ from jwm_jax.scene.cameras import (
     shift_half_pixel,
     stack_cameras,
 )
-from jwm_jax.scene.clip import Clip, crop_covering, fitted_size
+from jwm_jax.scene.clip import Clip, crop_covering, fitted_size, mirrored
 from jwm_jax.scene.drawing import (
     clip_layout,
     color_depth,
@@ -74,6 +74,7 @@ __all__ = [
     "make_gaussians",
     "make_transform",
     "matrix_to_quat",
+    "mirrored",
     "pytree_dataclass",
     "quat_multiply",
     "quat_normalize",

@@ -159,6 +159,59 @@ class Clip:
         )
 
 
+_MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])
+"""Left and right exchanged in a frame with x forward and y left; its own inverse."""
+
+_MIRROR_CAMERA = np.diag([-1.0, 1.0, 1.0, 1.0])
+"""Left and right exchanged in a camera's frame."""
+
+
+def mirrored(clip: Clip) -> Clip:
+    """The drive in a mirror: pictures, cameras, poses, lidar, boxes, map and depth left to right.
+
+    Raises:
+        ValueError: A camera with distortion.
+    """
+    if any(camera.distortion is not None for camera in clip.cameras):
+        raise ValueError(f"clip {clip.name}: mirrored() takes rectified pinhole cameras only.")
+
+    def turned(camera: Intrinsics) -> Intrinsics:
+        K = np.array(camera.K, np.float64)
+        K[..., 0, 2] = camera.width - K[..., 0, 2]
+        K[..., 0, 1] *= -1.0
+        return replace(camera, K=K)
+
+    def other_side(name: str) -> str:
+        words = {"left": "right", "right": "left"}
+        return "_".join(words.get(word, word) for word in name.split("_"))
+
+    def flipped(points: np.ndarray) -> np.ndarray:
+        return points * np.asarray([1.0, -1.0, *[1.0] * (points.shape[-1] - 2)], points.dtype)
+
+    images, tracks, lanes = clip.images, clip.tracks, clip.map
+    if lanes is not None:
+        lanes = replace(lanes, polylines=tuple(flipped(line) for line in lanes.polylines))
+    if isinstance(images, np.ndarray):
+        images = images[..., ::-1, :]
+    else:
+        images = tuple(view[..., ::-1, :] for view in images)
+    if tracks is not None:
+        spin = np.asarray([1.0, -1.0, 1.0, -1.0])  # a mirror turns rotations about x and z over
+        tracks = replace(tracks, centers=flipped(tracks.centers), quats=tracks.quats * spin)
+    return replace(
+        clip,
+        images=images,
+        world_from_ego=_MIRROR @ clip.world_from_ego @ _MIRROR,
+        world_from_camera=_MIRROR @ clip.world_from_camera @ _MIRROR_CAMERA,
+        cameras=tuple(turned(camera) for camera in clip.cameras),
+        view_names=tuple(other_side(name) for name in clip.view_names),
+        lidar=None if clip.lidar is None else tuple(flipped(spin) for spin in clip.lidar),
+        tracks=tracks,
+        map=lanes,
+        depth=None if clip.depth is None else tuple(d[..., ::-1] for d in clip.depth),
+    )
+
+
 def crop_covering(clip: Clip, height: int, width: int, across: float = 0.5) -> Clip:
     """Every picture at one scale, as small as covers a size, and that size cut out of it.
 

@@ -95,6 +95,23 @@ class Tracks:
             ids=tuple(self.ids[i] for i in index) if self.ids else (),
         )
 
+    def around(self, moments: Float[np.ndarray, "*m"]) -> "Tracks":
+        """The times that poses at some moments depend on: the nearest before and after each.
+
+        Args:
+            moments: Seconds on the tracks' clock.
+        """
+        times = np.asarray(self.times)
+        after = np.searchsorted(times, np.ravel(moments))
+        kept = np.unique(np.clip([after - 1, after], 0, len(times) - 1))
+        return replace(
+            self,
+            times=self.times[kept],
+            centers=self.centers[:, kept],
+            quats=self.quats[:, kept],
+            valid=self.valid[:, kept],
+        )
+
     def shifted(self, seconds: float) -> "Tracks":
         """The same motion, `seconds` later."""
         return replace(self, times=self.times + seconds)

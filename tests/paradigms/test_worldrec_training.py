@@ -2,19 +2,22 @@
 
 from dataclasses import replace
 from functools import partial
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jwm_jax.data.records import encode_clip
+from jwm_jax.data import thinning
+from jwm_jax.data.folder import save_folder_clip
+from jwm_jax.data.records import encode_clip, read_header
 from jwm_jax.data.streets import make_clip
 from jwm_jax.data.tfds_clips import write_dataset
 from jwm_jax.distributed import MeshConfig, make_mesh, put_batch, read_compiled, unbox
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.paradigms.worldrec import WorldRecExperiment
-from jwm_jax.paradigms.worldrec_data import Sampling, make_example
+from jwm_jax.paradigms.worldrec_data import Sampling, drive_records, make_example
 from jwm_jax.worldrec import StageConfig, WorldRecConfig
 
 MODEL = WorldRecConfig(
@@ -48,7 +51,7 @@ def task():
 
 def examples(record, seeds):
     made = [
-        make_example(MODEL, replace(SAMPLING, instant=0.3), record, np.random.default_rng(seed))
+        make_example(MODEL, replace(SAMPLING, instant=0.3), 48, record, np.random.default_rng(seed))
         for seed in seeds
     ]
     return jax.tree.map(lambda *x: np.stack(x), *made)
@@ -164,6 +167,39 @@ def test_batches_depend_on_seed_and_step_alone(record, task, tmp_path):
     assert (first.images != second.images).any()
     other = next(replace(config, seed=1).task().batches(1, slice(1, 2)))
     assert (other.images != part.images).any()
+
+
+def test_real_drives_join_with_and_without_lidar(record, task, tmp_path):
+    """A wide drive at 20 Hz with a long list of boxes; half a second of it at the streets' size."""
+    clip = make_clip(3, "easy", num_frames=24, rate=20.0, height=32, width=96, views=("front",))
+    save_folder_clip(clip, tmp_path / "lidar")
+    save_folder_clip(replace(clip, lidar=None, depth=None), tmp_path / "none")
+    write_dataset(tmp_path / "clips", {"train": [(f"clip{i}", record) for i in range(2)]})
+    specs = tuple(f"folder:{tmp_path / name}" for name in ("lidar", "none"))
+    kept = drive_records(specs, 32, 48)
+    assert [read_header(r)["frames"] for r in kept] == [12, 12]
+    config = replace(
+        task.config,
+        datasets=(str(tmp_path / "clips"),),
+        clips=specs,
+        clips_share=1.0,
+        held_out_clips=specs[1:],
+        held_out=1,
+    )
+    batches = config.task().batches(0, slice(0, 2))
+    drawn = [next(batches) for _ in range(8)]
+    assert all(batch.images.shape == (2, 1, 32, 48, 3) for batch in drawn)
+    measured = np.concatenate([(batch.lidar > 0).any((1, 2, 3)) for batch in drawn])
+    sky = np.concatenate([batch.sky_known.any((1, 2, 3)) for batch in drawn])
+    assert 0 < measured.sum() < len(measured) and not sky[~measured].any()
+    again = next(config.task().batches(7, slice(0, 2)))
+    jax.tree.map(np.testing.assert_array_equal, again, drawn[7])
+    film = replace(clip, posed=False, name="film")
+    with (
+        mock.patch.object(thinning, "load_clip", lambda spec: film),
+        pytest.raises(DataError, match="film: WorldRec's training needs to know where"),
+    ):
+        drive_records(("video:film",), 32, 48)
 
 
 def test_missing_data_is_named(task, tmp_path):

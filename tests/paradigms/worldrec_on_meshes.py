@@ -72,7 +72,9 @@ def examples(config: WorldRecExperiment, scenes: int) -> Batch:
     clip = make_clip(3, "easy", num_frames=12, views=("front_left", "front"), **size)
     record = encode_clip(clip)
     made = [
-        make_example(config.model, config.sampling, record, np.random.default_rng(10 + i))
+        make_example(
+            config.model, config.sampling, config.columns, record, np.random.default_rng(10 + i)
+        )
         for i in range(scenes)
     ]
     return jax.tree.map(lambda *x: np.stack(x), *made)

@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from jwm_jax.data.streets import make_clip
 from jwm_jax.scene import (
     EGO_FROM_OPENCV,
     Clip,
@@ -16,6 +18,7 @@ from jwm_jax.scene import (
     ego_motion,
     fitted_size,
     make_transform,
+    mirrored,
     transform_points,
     yaw_rotation,
 )
@@ -72,6 +75,45 @@ def test_a_covering_crop_stretches_nothing_and_follows_with_calibration():
     flat = crop_covering(wide, 16, 64)
     np.testing.assert_array_equal(flat.view(0), wide.view(0)[:, 8:24])
     assert flat.cameras[0].K[1, 2] == K[1, 2] - 8
+
+
+def test_in_a_mirror_everything_is_seen_where_the_picture_shows_it():
+    """Points of lidar, boxes, map and depth land at the mirrored column, at the same depth."""
+    there = make_clip(5, "full", num_frames=3, height=32, width=48, views=("front_left", "front"))
+    here = mirrored(there)
+    assert here.view_names == ("front_right", "front")
+
+    def seen(clip, t, v):
+        camera = clip.camera(t, v)
+        boxes, _ = clip.tracks.at(clip.times[t, v])
+        corners = [
+            transform_points(box, box_corners(size))
+            for box, size in zip(boxes, clip.tracks.sizes, strict=True)
+        ]
+        lidar = transform_points(clip.world_from_ego[t], clip.lidar[t][:, :3].astype(np.float64))
+        points = (lidar, np.concatenate(clip.map.polylines))
+        return [camera.project(p) for p in points], corners
+
+    for t in range(3):
+        for v in range(2):
+            np.testing.assert_array_equal(here.view(v)[t], there.view(v)[t][:, ::-1])
+            np.testing.assert_array_equal(here.depth[v][t], there.depth[v][t][:, ::-1])
+            (points, boxes), (points_there, boxes_there) = seen(here, t, v), seen(there, t, v)
+            for (uv, depth), (uv_there, depth_there) in zip(points, points_there, strict=True):
+                ahead = depth_there > 0.5
+                np.testing.assert_allclose(depth, depth_there, atol=1e-4)
+                uv_there = uv_there * [-1.0, 1.0] + [48.0, 0.0]
+                np.testing.assert_allclose(uv[ahead], uv_there[ahead], atol=1e-2)
+            for box, box_there in zip(boxes, boxes_there, strict=True):
+                box_there = box_there * [1.0, -1.0, 1.0]
+                nearest = np.linalg.norm(box[:, None] - box_there[None], axis=-1).min(1)
+                assert nearest.max() < 1e-6
+    again = mirrored(here)
+    np.testing.assert_allclose(again.world_from_camera, there.world_from_camera, atol=1e-12)
+    np.testing.assert_allclose(again.tracks.quats, there.tracks.quats)
+    lens = replace(there.cameras[0], distortion=np.zeros(5))
+    with pytest.raises(ValueError, match="rectified"):
+        mirrored(replace(there, cameras=(lens, lens)))
 
 
 def test_selection_picks_frames_and_views():

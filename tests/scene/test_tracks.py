@@ -41,6 +41,23 @@ def test_one_sided_annotation_holds_its_pose():
     np.testing.assert_allclose(poses[1, :3, 3], [9, 9, 1])
 
 
+def test_some_moments_need_few_times():
+    whole = tracks()
+    for moments, times in (
+        ([10.6, 10.9], [10.5, 11.0]),
+        ([10.5], [10.0, 10.5]),
+        ([9.0], [10.0]),
+        ([12.0, 11.5], [11.0]),
+        ([10.7, 10.1], [10.0, 10.5, 11.0]),
+    ):
+        part = whole.around(np.asarray(moments))
+        assert part.times.tolist() == times and part.ids == whole.ids
+        for time in moments:
+            (poses, there), (wanted, known) = part.at(time), whole.at(time)
+            np.testing.assert_array_equal(there, known)
+            np.testing.assert_array_equal(poses[there], wanted[there])
+
+
 def test_device_tracks_agree_with_host_and_padding_is_never_there():
     padded = jax.tree.map(jax.numpy.asarray, tracks().on_device(start=10.0, count=4))
     poses, there = jax.jit(lambda t, s: t.at(s))(padded, np.float32(0.25))
