@@ -1,8 +1,10 @@
-"""WorldRec `tiny`: feed-forward reconstruction of procedural streets at 96 x 160.
+"""WorldRec `tiny`: feed-forward reconstruction of streets and real drives at 96 x 160.
 
-Starts from the weights of `worldrec_easy_tiny`.
-Data: `jwm data make` folders data/streets_easy and data/streets_full (front view, 300 clips each)
-and data/streets_easy_rig, data/streets_full_rig (three views).
+Starts from the weights of `worldrec_easy_tiny` (`--set init_from=tiny` from those that ship).
+Data: `jwm data make` folders (configs/README.md), and the real drives with poses in `$JWM_DATA`, a
+drive that no training sees beside them for evaluation; `--set clips=[] held_out_clips=[]
+'datasets=["data/streets_easy","data/streets_full","data/streets_easy_rig","data/streets_full_rig"]'`
+does without.
 Hardware and time: about an hour on one CPU core.
 Command: jwm train worldrec_tiny --out runs/worldrec_tiny
 """
@@ -20,9 +22,18 @@ def config() -> WorldRecExperiment:
         datasets=(
             "data/streets_easy",
             "data/streets_full",
+            "data/streets_photo",
             "data/streets_easy_rig",
             "data/streets_full_rig",
+            "data/streets_photo_rig",
         ),
+        clips=(
+            "folder:$JWM_DATA/real_sequences/kitti_0926_drive0001",
+            "folder:$JWM_DATA/real_sequences/kitti_odometry_residential",
+            "folder:$JWM_DATA/real_sequences/tri_six_cameras",
+            "kitti:$JWM_DATA/kitti_0926_seq64",
+        ),
+        held_out_clips=("folder:$JWM_DATA/real_sequences/kitti_0926_drive0027",),
         init_from="runs/worldrec_easy_tiny/model",
         optimizer=OptimizerConfig(
             learning_rate=1.5e-3, warmup_steps=50, final_fraction=0.02, ema_decay=0.995
