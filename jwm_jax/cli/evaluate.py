@@ -1,6 +1,7 @@
 """`jwm evaluate`: scores under named protocols, printed as a table or as JSON."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,13 +20,13 @@ class Options(Common):
 
     codec: PSNR of encoding and decoding. worldrec: PSNR and SSIM at held-out instants and lane
     shifts, beside baselines. worldgen: futures with and without the scene, beside copying the first
-    frame and the codec's ceiling, and the flow loss. Each protocol is described where it is
-    defined, in jwm_jax/evaluation.
+    frame and the codec's ceiling, and the flow loss. real: reconstruction and futures of drives of
+    your own. Each protocol is described where it is defined, in jwm_jax/evaluation.
 
     Example: jwm evaluate worldgen --rung easy --count 4
     """
 
-    what: Annotated[Literal["codec", "worldrec", "worldgen"], tyro.conf.Positional]
+    what: Annotated[Literal["codec", "worldrec", "worldgen", "real"], tyro.conf.Positional]
     """Which model, and so which protocol."""
     rung: Literal["easy", "full", "both"] = "both"
     """Procedural streets to use."""
@@ -33,6 +34,8 @@ class Options(Common):
     """Streets of each rung."""
     clip: str | None = None
     """A drive to score worldrec on instead of streets, such as kitti:PATH."""
+    clips: tuple[str, ...] = ()
+    """Drives to score real on, such as kitti:PATH folder:PATH video:PATH."""
     codec: str = "tiny"
     """Name or model directory."""
     rec: str = "tiny"
@@ -50,8 +53,8 @@ class Options(Common):
     json: bool = False
     """Print one JSON object instead of tables."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder for scores.json and, with worldgen, a sheet of pictures of each rung's first street;
-    nothing is written without it."""
+    """Folder for scores.json and sheets of pictures: of each rung's first street (worldgen), or of
+    each drive (real); nothing is written without it."""
 
 
 def run(options: Options) -> None:
@@ -60,8 +63,19 @@ def run(options: Options) -> None:
     check_numbers(0, key_frame_every=options.key_frame_every)
     if options.clip is not None and options.what != "worldrec":
         raise UsageError("--clip goes with worldrec; the other protocols need procedural streets.")
+    if (options.what == "real") != bool(options.clips):
+        raise UsageError(
+            "evaluate real needs drives: --clips kitti:PATH folder:PATH ..."
+            if options.what == "real"
+            else "--clips goes with real; the other protocols need procedural streets."
+        )
     folder = None if options.out is None else claim(options.out, "evaluate", overwrite=None)
-    score = {"codec": _codec, "worldrec": _worldrec, "worldgen": _worldgen}[options.what]
+    score = {
+        "codec": _codec,
+        "worldrec": _worldrec,
+        "worldgen": _worldgen,
+        "real": _real,
+    }[options.what]
     result = score(options)
     sheets = result.pop("sheets", {})
     if folder is not None:
@@ -145,6 +159,51 @@ def _worldgen(options: Options) -> dict:
     return {"protocol": PROTOCOL, "tables": tables, "sheets": sheets}
 
 
+def _real(options: Options) -> dict:
+    from jwm_jax.cli.progress import track
+    from jwm_jax.data import load_clip
+    from jwm_jax.evaluation.real import PROTOCOL, evaluate_drive, prepared
+    from jwm_jax.joint import JointWorldModel
+    from jwm_jax.nn.lpips import WEIGHTS, find_lpips
+    from jwm_jax.worldgen import WorldGen
+    from jwm_jax.worldrec import WorldRec
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    drives = {spec: prepared(load_clip(spec), say) for spec in options.clips}
+    world = JointWorldModel(
+        WorldRec.from_pretrained(options.rec), WorldGen.from_pretrained(options.gen)
+    )
+    if find_lpips() is None:
+        say(f"LPIPS is left out: its weights {WEIGHTS} are not there.")
+    tables, sheets = {}, {}
+    for spec, clip in track(drives.items(), "drives", len(drives)):
+        scores = evaluate_drive(world, clip, steps=options.steps, seed=options.seed)
+        windows = f"{scores.windows} windows"
+        if scores.reconstruction:
+            tables[f"Reconstruction, {spec}, {windows}"] = scores.reconstruction
+        tables[f"Future, {spec}, {windows}"] = scores.future
+        if options.out is not None:
+            name = "".join(c if c.isalnum() else "_" for c in clip.name)
+            sheets[f"{len(sheets):02d}_{name[-60:]}"] = _strips(scores.strips)
+    return {"protocol": PROTOCOL, "tables": tables, "sheets": sheets}
+
+
+def _strips(strips) -> bytes:
+    """A JPEG: one row of pictures a name."""
+    import numpy as np
+
+    from jwm_jax.export import label_picture
+    from jwm_jax.export.pictures import picture_bytes, to_uint8
+
+    rows = []
+    for name, pictures in strips.items():
+        first, *others = to_uint8(pictures)
+        rows.append(np.concatenate([label_picture(first, name), *others], axis=1))
+    return picture_bytes(np.concatenate(rows), quality=92)
+
+
 def _sheet(world, clip, options: Options) -> bytes:
     """A JPEG: the truth above each row's future at the protocol's horizons and at its end."""
     import numpy as np
@@ -179,6 +238,7 @@ def _print_table(rows: dict[str, dict[str, float]]) -> None:
     columns = list(next(iter(rows.values())))
     digits = {c: 3 if max(abs(row[c]) for row in rows.values()) < 3 else 2 for c in columns}
     width = max(len(r) for r in rows) + 2
-    print(" " * width + "".join(f"{c:>12}" for c in columns))
+    wide = max(12, *(len(c) + 2 for c in columns))
+    print(" " * width + "".join(f"{c:>{wide}}" for c in columns))
     for name, values in rows.items():
-        print(f"{name:<{width}}" + "".join(f"{values[c]:>12.{digits[c]}f}" for c in columns))
+        print(f"{name:<{width}}" + "".join(f"{values[c]:>{wide}.{digits[c]}f}" for c in columns))

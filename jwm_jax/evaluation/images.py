@@ -1,4 +1,4 @@
-"""Metrics between pictures in [0, 1]: PSNR, and SSIM as `jwm_jax.nn.ssim` defines it."""
+"""Metrics of pictures in [0, 1]: PSNR, SSIM as `jwm_jax.nn.ssim` defines it, and energy."""
 
 import numpy as np
 from jaxtyping import Float
@@ -26,3 +26,15 @@ def ssim(image: Float[Array, "*b h w c"], truth: Float[Array, "*b h w c"]) -> fl
         truth: In [0, 1].
     """
     return float(_ssim(np.clip(np.asarray(image), 0.0, 1.0), np.asarray(truth)))
+
+
+def energy(images: Float[Array, "*b h w 3"]) -> Float[np.ndarray, "*b"]:
+    """Mean squared difference between pictures and their 3x3 binomial blur: how sharp they are.
+
+    Args:
+        images: At least 3 x 3 pixels, of which the outermost do not count.
+    """
+    images = np.asarray(images, np.float64)
+    rows = (images[..., :-2, :, :] + 2 * images[..., 1:-1, :, :] + images[..., 2:, :, :]) / 4
+    blurred = (rows[..., :-2, :] + 2 * rows[..., 1:-1, :] + rows[..., 2:, :]) / 4
+    return np.mean((images[..., 1:-1, 1:-1, :] - blurred) ** 2, axis=(-3, -2, -1))

@@ -76,20 +76,21 @@ def evaluate_rollouts(
 def rollout_rows(
     world: JointWorldModel, clip: Clip, *, steps: int | None, seed: int, key_frame_every: int = 0
 ) -> dict[str, np.ndarray]:
-    """The futures that are compared: row to float pictures [F, H, W, 3] of the first view."""
+    """The futures that are compared: row to float pictures [F, H, W, 3] of the first view.
+
+    Without poses there is no scene, and so neither "warp" nor "prior".
+    """
     start, future = clip.select([0]), future_of(clip)
     plain = world.rollout(start, future, seed=seed, steps=steps, use_prior=False)
-    joint = world.rollout(start, future, seed=seed, steps=steps, key_frame_every=key_frame_every)
     truth = clip.view(0).astype(np.float32) / 255.0
     coded = np.asarray(world.gen.codec.decode(world.gen.codec.encode(truth[None])))[0, 1:]
-    held = np.broadcast_to(truth[:1], truth[1:].shape)
-    return {
-        "copy": held,
-        "warp": warped(joint, truth[0]),
-        "no prior": plain.frames[:, 0] / np.float32(255),
-        "prior": joint.frames[:, 0] / np.float32(255),
-        "codec": coded,
-    }
+    rows = {"copy": np.broadcast_to(truth[:1], truth[1:].shape)}
+    alone = {"no prior": plain.frames[:, 0] / np.float32(255)}
+    if not clip.posed:
+        return rows | alone | {"codec": coded}
+    joint = world.rollout(start, future, seed=seed, steps=steps, key_frame_every=key_frame_every)
+    with_scene = {"prior": joint.frames[:, 0] / np.float32(255)}
+    return rows | {"warp": warped(joint, truth[0])} | alone | with_scene | {"codec": coded}
 
 
 def warped(rollout: Rollout, first: np.ndarray) -> np.ndarray:
