@@ -47,6 +47,9 @@ COLLECTIVES = (
     "collective-broadcast",
 )
 
+OPTIMIZER = "optimizer"
+"""Named scope of an optimiser's update: what moves there are gradients, moments and updates."""
+
 FEW = 8
 """Elements up to which what a collective moves counts as scalars."""
 
@@ -243,17 +246,19 @@ def parameter_sizes(params: Any, mesh: Mesh | None) -> frozenset[int]:
     return frozenset(sizes)
 
 
-def what_moves(sizes: Iterable[int], parameters: frozenset[int]) -> str:
+def what_moves(sizes: Iterable[int], parameters: frozenset[int], op_name: str = "") -> str:
     """The sort of data of a collective that moves arrays of these numbers of elements.
 
     Up to `FEW` elements each are "scalars"; where every other array has the size of a parameter,
-    of one layer of it or of a shard, they are "parameters", else "activations". An activation that
-    happens to have such a size is not noticed: `Collective.op_name` says where it comes from.
+    of one layer of it or of a shard, or where the scope `OPTIMIZER` asks for them, they are
+    "parameters", else "activations". An activation that happens to have such a size is not noticed:
+    `Collective.op_name` says where it comes from.
     """
     many = [size for size in sizes if size > FEW]
     if not many:
         return "scalars"
-    return "parameters" if all(size in parameters for size in many) else "activations"
+    known = f"/{OPTIMIZER}/" in op_name or all(size in parameters for size in many)
+    return "parameters" if known else "activations"
 
 
 @dataclass
@@ -345,7 +350,7 @@ class _Reader:
             bytes=many * sum(t.bytes for t in inputs),
             count=1,
             op_name=it.op_name,
-            moves=what_moves((t.size for t in inputs), self.parameters),
+            moves=what_moves((t.size for t in inputs), self.parameters, it.op_name),
             channel=channel.group(1) if channel else "",
         )
 

@@ -219,6 +219,41 @@ def constrain(x: Any, names: Sequence[str | None]) -> Any:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
+def gathered(parameter: Any, names: Sequence[str | None]) -> Any:
+    """A parameter whole, as it is used; its gradient is scattered again.
+
+    Weights are stored split over fsdp and context, where activations are split by rows and tokens.
+    Left alone, XLA may move activations instead, where it takes them for smaller.
+
+    Args:
+        parameter: Array.
+        names: Its logical axes.
+
+    Returns:
+        The parameter, split over no other axes than "tensor".
+    """
+    automatic = automatic_axes()
+    if not automatic:
+        return parameter
+    stored = spec_for(names, parameter.shape, automatic)
+    used = spec_for(names, parameter.shape, {k: v for k, v in automatic.items() if k == "tensor"})
+    if stored == used:
+        return parameter
+
+    @jax.custom_vjp
+    def whole(x):
+        return jax.lax.with_sharding_constraint(x, used)
+
+    def forward(x):
+        return whole(x), None
+
+    def backward(_, cotangent):
+        return (jax.lax.with_sharding_constraint(cotangent, stored),)
+
+    whole.defvjp(forward, backward)
+    return whole(parameter)
+
+
 def pin(x: Any, names: Sequence[str | None]) -> Any:
     """Like `constrain`, but also insists on dimensions that are not split.
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Float
 
+from jwm_jax.nn.layers import parameter
+
 
 class Conv(nn.Module):
     """A convolution with named parameter axes, zero-padded by half its kernel on every side.
@@ -43,18 +45,10 @@ class Conv(nn.Module):
         """Returns the map of ceil(size / stride) rows and columns in ``dtype``."""
         groups = inputs.shape[-1] if self.depthwise else 1
         initial = nn.initializers.variance_scaling(2.0 * self.scale**2, "fan_in", "normal")
-        kernel = self.param(
-            "kernel",
-            nn.with_logical_partitioning(initial, (None, None, "conv_in", "conv_out")),
-            (self.size, self.size, inputs.shape[-1] // groups, self.features),
-            jnp.float32,
-        )
-        bias = self.param(
-            "bias",
-            nn.with_logical_partitioning(nn.initializers.zeros_init(), ("conv_out",)),
-            (self.features,),
-            jnp.float32,
-        )
+        shape = (self.size, self.size, inputs.shape[-1] // groups, self.features)
+        axes, zeros = (None, None, "conv_in", "conv_out"), nn.initializers.zeros_init()
+        kernel = parameter(self, "kernel", initial, axes, shape)
+        bias = parameter(self, "bias", zeros, axes[3:], shape[3:])
         margin = self.size // 2
         outputs = jax.lax.conv_general_dilated(
             inputs.astype(self.dtype),

@@ -16,9 +16,31 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from jwm_jax.distributed.sharding import gathered
+
 Initializer = Callable[..., jax.Array]
 
 EPSILON = 1e-6
+
+
+def parameter(
+    module: nn.Module,
+    name: str,
+    initial: Initializer,
+    axes: tuple[str | None, ...],
+    shape: tuple[int, ...],
+) -> jax.Array:
+    """A module's float32 parameter with named axes, whole for use (`sharding.gathered`).
+
+    Args:
+        module: whose it is; to be called in its compact method.
+        name: of the parameter.
+        initial: its initial values.
+        axes: logical name of each axis.
+        shape: its shape.
+    """
+    boxed = nn.with_logical_partitioning(initial, axes)
+    return gathered(module.param(name, boxed, shape, jnp.float32), axes)
 
 
 class Linear(nn.Module):
@@ -41,20 +63,12 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, inputs: Float[jax.Array, "*b in"]) -> Float[jax.Array, "*b out"]:
         """Returns the map of ``inputs`` in ``dtype``."""
-        kernel = self.param(
-            "kernel",
-            nn.with_logical_partitioning(self.kernel_init, self.axes),
-            (inputs.shape[-1], self.features),
-            jnp.float32,
-        )
+        shape = (inputs.shape[-1], self.features)
+        kernel = parameter(self, "kernel", self.kernel_init, self.axes, shape)
         outputs = inputs.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
-            bias = self.param(
-                "bias",
-                nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[1:]),
-                (self.features,),
-                jnp.float32,
-            )
+            zeros = nn.initializers.zeros_init()
+            bias = parameter(self, "bias", zeros, self.axes[1:], (self.features,))
             outputs = outputs + bias.astype(self.dtype)
         return outputs
 
@@ -80,9 +94,7 @@ class Einsum(nn.Module):
     def __call__(self, inputs: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         """Returns the contraction of ``inputs`` with the kernel in ``dtype``."""
         initial = self.kernel_init or nn.initializers.normal(self.shape[0] ** -0.5)
-        kernel = self.param(
-            "kernel", nn.with_logical_partitioning(initial, self.axes), self.shape, jnp.float32
-        )
+        kernel = parameter(self, "kernel", initial, self.axes, self.shape)
         return jnp.einsum(self.equation, inputs.astype(self.dtype), kernel.astype(self.dtype))
 
 
@@ -151,7 +163,8 @@ class Mlp(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A table of learned vectors.
+    """A table of a few learned vectors, looked up by a product: so is its gradient, which a mesh
+    splits as that of other weights.
 
     Attributes:
         entries: number of vectors.
@@ -166,13 +179,9 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, indices: Int[jax.Array, "*b"]) -> Float[jax.Array, "*b d"]:
         """Returns the vectors of ``indices``."""
-        table = self.param(
-            "table",
-            nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed")),
-            (self.entries, self.features),
-            jnp.float32,
-        )
-        return table[indices].astype(self.dtype)
+        initial, shape = nn.initializers.normal(0.02), (self.entries, self.features)
+        table = parameter(self, "table", initial, (None, "embed"), shape)
+        return (jax.nn.one_hot(indices, self.entries) @ table).astype(self.dtype)
 
 
 def sinusoidal_embedding(values: Float[jax.Array, "*b"], features: int) -> Float[jax.Array, "*b d"]:
@@ -189,5 +198,4 @@ def sinusoidal_embedding(values: Float[jax.Array, "*b"], features: int) -> Float
 
 
 def _vector(module: nn.Module, name: str, initial: Initializer, size: int) -> jax.Array:
-    boxed = nn.with_logical_partitioning(initial, ("embed",))
-    return module.param(name, boxed, (size,), jnp.float32)
+    return parameter(module, name, initial, ("embed",), (size,))

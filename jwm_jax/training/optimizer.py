@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jwm_jax.distributed.compiled import OPTIMIZER
 from jwm_jax.distributed.sharding import is_box
 from jwm_jax.errors import UsageError
 from jwm_jax.training.muon import is_matrix, scale_by_muon_and_adam
@@ -174,7 +175,8 @@ def apply_gradients(
     Returns:
         New parameters and moments.
     """
-    updates, opt_state = _chain(config, how).update(grads, opt_state, params)
+    with jax.named_scope(OPTIMIZER):
+        updates, opt_state = _chain(config, how).update(grads, opt_state, params)
 
     def one(p: Any, u: Any, treatment: Treatment) -> Any:
         if not treatment.trained:

@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from jwm_jax.distributed.context import cross_attention, framed_attention
 from jwm_jax.distributed.sharding import constrain
-from jwm_jax.nn.layers import LayerNorm, Linear, Mlp, RMSNorm
+from jwm_jax.nn.layers import LayerNorm, Linear, Mlp, RMSNorm, parameter
 from jwm_jax.nn.masks import Full, Padded
 from jwm_jax.worldgen.config import WorldGenConfig
 from jwm_jax.worldgen.masks import Past, Pattern
@@ -47,9 +47,8 @@ class FrameConv(nn.Module):
     @nn.compact
     def __call__(self, tokens: Tokens) -> Tokens:
         """Returns the tokens with their neighbours' weighted sum added."""
-        boxed = nn.with_logical_partitioning(ZEROS, (None, None, "embed"))
-        shape = (3, 3, tokens.shape[-1])
-        kernel = self.param("kernel", boxed, shape, jnp.float32).astype(self.dtype)
+        axes, shape = (None, None, "embed"), (3, 3, tokens.shape[-1])
+        kernel = parameter(self, "kernel", ZEROS, axes, shape).astype(self.dtype)
         rows, columns = self.grid
         there, padding = tokens[..., : rows * columns, :], tokens[..., rows * columns :, :]
         image = there.astype(self.dtype).reshape(*tokens.shape[:-2], rows, columns, -1)
@@ -183,10 +182,8 @@ class Block(nn.Module):
             past: memory of this layer.
         """
         config, dtype = self.config, self.dtype
-        boxed = nn.with_logical_partitioning(
-            nn.initializers.normal(config.dim**-0.5), (None, "embed")
-        )
-        modulation = self.param("modulation", boxed, (6, config.dim), jnp.float32)
+        initial = nn.initializers.normal(config.dim**-0.5)
+        modulation = parameter(self, "modulation", initial, (None, "embed"), (6, config.dim))
         parts = (e0 + modulation)[:, None, ..., None, :]
         shift1, scale1, gate1, shift2, scale2, gate2 = (parts[..., i, :, :] for i in range(6))
 
@@ -233,6 +230,5 @@ class ViewBlock(_Projection):
         out = flat[0] if self.is_initializing() else attend(*flat, mask)
         sizes = dict(zip("bnf", (x.shape[0], *x.shape[2:4]), strict=True))
         out = rearrange(out, "(b n f) v s h k -> b v n f s h k", **sizes)
-        boxed = nn.with_logical_partitioning(ZEROS, ("embed",))
-        gate = self.param("gate", boxed, (self.config.dim,), jnp.float32)
+        gate = parameter(self, "gate", ZEROS, ("embed",), (self.config.dim,))
         return constrain(x + gate * self.out(out), RESIDUAL)

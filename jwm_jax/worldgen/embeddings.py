@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Float
 
-from jwm_jax.nn.layers import Embedding, Linear, Mlp, sinusoidal_embedding
+from jwm_jax.nn.layers import Embedding, Linear, Mlp, parameter, sinusoidal_embedding
 from jwm_jax.worldgen.conditions import LatentConditions
 from jwm_jax.worldgen.config import WorldGenConfig
 
@@ -64,9 +64,9 @@ class ConditionTokens(nn.Module):
             motion = conditions.ego_motion * jnp.asarray(config.motion_scale)
             axes = ("condition", "mlp", "embed")
             motion = Mlp(width, width, axes, self.dtype, name="motion")(motion)
-            boxed = nn.with_logical_partitioning(SMALL, (None, "embed"))
-            null = self.param("no_motion", boxed, (1, width), jnp.float32)
-            step = self.param("step", boxed, (config.frames_per_latent, width), jnp.float32)
+            axes, steps = (None, "embed"), (config.frames_per_latent, width)
+            null = parameter(self, "no_motion", SMALL, axes, (1, width))
+            step = parameter(self, "step", SMALL, axes, steps)
             known = conditions.ego_valid[..., None, None] > 0
             tokens.append(jnp.where(known, motion, null) + step)
         if config.takes("style") and config.styles:

@@ -8,12 +8,11 @@ The convolution is ours and may be absent; the linear map starts at zero.
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Float
 
 from jwm_jax.distributed.sharding import pin
 from jwm_jax.nn.conv import Conv
-from jwm_jax.nn.layers import LayerNorm, Linear
+from jwm_jax.nn.layers import LayerNorm, Linear, parameter
 from jwm_jax.worldgen.config import WorldGenConfig
 from jwm_jax.worldgen.embeddings import unpatchify
 
@@ -40,10 +39,8 @@ class Head(nn.Module):
             e: embedding of its sigmas.
         """
         config, patch = self.config, self.config.patch
-        boxed = nn.with_logical_partitioning(
-            nn.initializers.normal(config.dim**-0.5), (None, "embed")
-        )
-        modulation = self.param("modulation", boxed, (2, config.dim), jnp.float32)
+        initial = nn.initializers.normal(config.dim**-0.5)
+        modulation = parameter(self, "modulation", initial, (None, "embed"), (2, config.dim))
         shift, scale = (e[:, None, :, None] + modulation[i] for i in range(2))
         y = LayerNorm(affine=False)(x) * (1.0 + scale) + shift
         area, channels = patch**2, config.latent_channels

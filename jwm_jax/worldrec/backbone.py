@@ -37,14 +37,9 @@ class GroupNorm(nn.Module):
         x = x - x.mean((1, 3), keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean((1, 3), keepdims=True) + 1e-5)
         x = x.reshape(inputs.shape)
-        names = ("conv_out",)
-        ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
-        scale = self.param(
-            "scale", nn.with_logical_partitioning(ones, names), (channels,), jnp.float32
-        )
-        bias = self.param(
-            "bias", nn.with_logical_partitioning(zeros, names), (channels,), jnp.float32
-        )
+        axes, shape = ("conv_out",), (channels,)
+        scale = parameter(self, "scale", nn.initializers.ones_init(), axes, shape)
+        bias = parameter(self, "bias", nn.initializers.zeros_init(), axes, shape)
         return (x * scale + bias).astype(inputs.dtype)
 
 

@@ -179,6 +179,8 @@ def test_what_moves_is_told_by_size():
     assert what_moves([1, 8], sizes) == "scalars"
     assert what_moves([96, 1], sizes) == "parameters"
     assert what_moves([96, 50], sizes) == "activations"
+    assert what_moves([50], sizes, "jit(step)/optimizer/vmap()/add") == "parameters"
+    assert what_moves([50], sizes, "jit(step)/my_optimizer_net/add") == "activations"
 
 
 TEXT = """HloModule m
