@@ -1,5 +1,6 @@
 """The streets are repeatable, and picture, depth, boxes, lidar, map and poses agree."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -191,6 +192,75 @@ def test_a_view_nobody_drove_is_the_street_seen_from_there(drive):
     there = seen.depth[0][v[ok], u[ok]]
     same = (np.abs(there - depth[ok]) < 0.04 * depth[ok]).mean()
     assert same > 0.7
+
+
+@pytest.fixture(scope="module")
+def long_drive():
+    """A street of 50 s, its rig, and pictures early, late, and on both sides of a change."""
+    street = make_street(12, "full", 50.0)
+    rig = make_rig(("front",), HEIGHT, WIDTH)
+    change = street.epochs[10].start
+    times = np.array([0.4, 0.7, 11.9, change - 1e-6, change + 1e-6, 30.0, 49.9])
+    poses = street.world_from_ego(times) @ rig.ego_from_camera[0]
+    lens = rig.intrinsics[0]
+    return street, lens, times, poses, render(street, lens.K, poses, times, width=96, height=64)
+
+
+def test_a_long_street_begins_as_a_short_one_and_its_arrays_do_not_grow(drive, long_drive):
+    short, _, _, _, seen = drive["full"]
+    street, _, times, _, pictures = long_drive
+    for name in ("rgb", "depth", "classes", "instances"):
+        early = getattr(pictures, name)[:2]
+        np.testing.assert_array_equal(early, getattr(seen, name))
+    count, first = len(short.actor_ids), times[:3]
+    assert street.actor_ids[:count] == short.actor_ids
+    tracks, known = street.tracks(times), short.tracks(first)
+    np.testing.assert_array_equal(tracks.centers[:count, :3], known.centers)
+    np.testing.assert_array_equal(tracks.quats[:count, :3], known.quats)
+    assert tracks.valid[:count, :3].all() and not tracks.valid[count:, :3].any()
+    for epoch in street.epochs:
+        for a, b in zip(jax.tree.leaves(epoch.world), jax.tree.leaves(short.world), strict=True):
+            assert np.shape(a) == np.shape(b)
+    assert len(set(street.actor_ids)) == len(street.actor_ids) == len(street.actor_sizes)
+
+
+def test_a_long_street_goes_on_and_changes_only_far_away(long_drive):
+    street, _, _, _, seen = long_drive
+    building, sky = CLASSES.index("building"), CLASSES.index("sky")
+    for late in (5, 6):
+        assert (seen.classes[late] == building).mean() > 0.1
+        assert (seen.classes[late][HEIGHT // 2 + 4 :] != sky).all()
+    before, after = seen.rgb[3].astype(int), seen.rgb[4].astype(int)
+    changed = np.abs(before - after).max(-1) > 3
+    distance = np.where(seen.depth[4] > 0, seen.depth[4], np.inf)
+    assert changed.mean() < 0.03 and (distance[changed] > 80.0).all()
+    assert street.lane_map().polylines[0][:, 0].max() > street.ego.speed * 50
+
+
+def test_boxes_enclose_late_actors(long_drive):
+    street, lens, times, poses, seen = long_drive
+    tracks, checked = street.tracks(times), 0
+    for t in (4, 5, 6):
+        points = unprojected(lens, poses[t], seen.depth[t])
+        boxes, there = tracks.at(times[t])
+        for actor in np.unique(seen.instances[t][seen.instances[t] > 0]) - 1:
+            mine = seen.instances[t] == actor + 1
+            local = transform_points(invert_transform(boxes[actor]), points[mine])
+            assert there[actor] and (np.abs(local) <= tracks.sizes[actor] / 2 + 0.05).all()
+            checked += 1
+    assert checked >= 3
+    spins = scan_lidar(street, times[[0, 6]], beams=4, azimuths=60)
+    assert all(len(spin) > 100 for spin in spins)
+
+
+def test_a_long_clip_knows_its_street(drive):
+    clip = make_clip(12, "full", num_frames=27, rate=2.0, height=32, width=48, views=("front",))
+    assert clip.name == "procedural:full:12?frames=27&rate=2"
+    camera = clip.camera(26, 0)
+    picture = true_views(clip.name, [camera], clip.times[[26], 0])
+    np.testing.assert_array_equal(picture.rgb[0], clip.view(0)[26])
+    with pytest.raises(UsageError, match="900 s at most, and 100000 s were asked for"):
+        make_clip(12, num_frames=1_000_001)
 
 
 def test_specs_say_what_to_make():

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from jwm_jax.data.streets.generate import make_street
 from jwm_jax.data.streets.render import LIDAR_MOUNT, Picture, render_world, scan_world
-from jwm_jax.data.streets.street import Street
+from jwm_jax.data.streets.street import FIRST_SECONDS, Street
 from jwm_jax.errors import UsageError
 from jwm_jax.scene import (
     EGO_FROM_OPENCV,
@@ -103,14 +103,23 @@ def render(
     """
     street_from_camera = invert_transform(street.world_from_street) @ world_from_camera
     count = len(times)
-    return render_world(
-        street.world,
-        np.broadcast_to(K, (count, 3, 3)).astype(np.float32),
-        street_from_camera.astype(np.float32),
-        times.astype(np.float32),
-        width=width,
-        height=height,
-    )
+    K = np.broadcast_to(K, (count, 3, 3)).astype(np.float32)
+    parts, order = [], []
+    for epoch, rows in street.at(times):
+        picture = render_world(
+            epoch.world,
+            K[rows],
+            street_from_camera[rows].astype(np.float32),
+            times[rows].astype(np.float32),
+            width=width,
+            height=height,
+        )
+        names = np.concatenate([[0], epoch.actors + 1])
+        small = np.uint8 if len(street.actor_ids) < 255 else np.uint16
+        parts.append(picture._replace(instances=names[picture.instances].astype(small)))
+        order.append(rows)
+    back = np.argsort(np.concatenate(order))
+    return Picture(*(np.concatenate(part)[back] for part in zip(*parts, strict=True)))
 
 
 def render_views(
@@ -150,16 +159,20 @@ def scan_lidar(
     intensity in [0, 1]; beams that return nothing are left out."""
     ego_from_lidar = make_transform(np.eye(3), np.asarray(LIDAR_MOUNT))
     poses = street.street_from_ego(times) @ ego_from_lidar
-    unit, distance, strength = scan_world(
-        street.world,
-        poses.astype(np.float32),
-        times.astype(np.float32),
-        beams=beams,
-        azimuths=azimuths,
-    )
-    points = unit * distance[..., None] + np.asarray(LIDAR_MOUNT, np.float32)
-    spins = np.concatenate([points, strength[..., None]], -1).astype(np.float32)
-    return tuple(spin[r > 0] for spin, r in zip(spins, distance, strict=True))
+    spins: list[np.ndarray] = [np.zeros(0)] * len(times)
+    for epoch, rows in street.at(times):
+        unit, distance, strength = scan_world(
+            epoch.world,
+            poses[rows].astype(np.float32),
+            times[rows].astype(np.float32),
+            beams=beams,
+            azimuths=azimuths,
+        )
+        points = unit * distance[..., None] + np.asarray(LIDAR_MOUNT, np.float32)
+        whole = np.concatenate([points, strength[..., None]], -1).astype(np.float32)
+        for row, spin, r in zip(rows, whole, distance, strict=True):
+            spins[row] = spin[r > 0]
+    return tuple(spins)
 
 
 def make_clip(
@@ -176,7 +189,7 @@ def make_clip(
     Args:
       seed: see `make_street`.
       rung: one of `RUNGS`.
-      num_frames: instants, 1 or more; the street is long enough for some 12 s.
+      num_frames: instants, 1 or more.
       rate: instants a second.
       height: rows of every picture.
       width: columns.
@@ -190,9 +203,9 @@ def make_clip(
     ):  # fmt: skip
         if not value > 0:
             raise UsageError(f"procedural streets: {name} must be positive, got {value}.")
-    street = make_street(seed, rung)
-    rig = make_rig(views, height, width)
     times = np.arange(num_frames) / rate
+    street = make_street(seed, rung, float(times[-1]))
+    rig = make_rig(views, height, width)
     world_from_ego = street.world_from_ego(times)
     poses = world_from_ego[:, None] @ rig.ego_from_camera
     count = len(views)
@@ -218,7 +231,8 @@ def make_clip(
         map=street.lane_map(),
         style=dict(street.style),
         depth=tuple(np.ascontiguousarray(depth[:, v]) for v in range(count)),
-        name=f"procedural:{rung}:{seed}",
+        name=f"procedural:{rung}:{seed}"
+        + (f"?frames={num_frames}&rate={rate:g}" if times[-1] > FIRST_SECONDS else ""),
     )
 
 
@@ -267,7 +281,9 @@ def true_views(
     if not spec.startswith("procedural:"):
         return None
     arguments = parse_spec(spec)
-    return render_views(make_street(arguments["seed"], arguments["rung"]), cameras, times)
+    seconds = (arguments.get("num_frames", 1) - 1) / arguments.get("rate", 10.0)
+    street = make_street(arguments["seed"], arguments["rung"], seconds)
+    return render_views(street, cameras, times)
 
 
 def load_procedural(spec: str) -> Clip:

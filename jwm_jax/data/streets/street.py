@@ -5,12 +5,13 @@ z up), as everywhere in this package; the street frame is internal to this folde
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from jwm_jax.data.streets.appearance import CROSSWALK_LENGTH, LANE_WIDTH
-from jwm_jax.data.streets.geometry import KERB_HEIGHT, NOWHERE
+from jwm_jax.data.streets.geometry import KERB_HEIGHT
 from jwm_jax.data.streets.render import World
 from jwm_jax.scene import (
     LaneMap,
@@ -33,7 +34,10 @@ MAP_SPACING = 4.0
 """Metres between the points of a lane line."""
 
 ROAD_EXTENT = (-60.0, 200.0)
-"""x from which to which the street is built, in the street frame."""
+"""x from which to which a street's first part is built, in the street frame."""
+
+FIRST_SECONDS = 12.0
+"""How long the first part lasts; `course` builds what comes after it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,20 @@ class EgoPath:
     sway: float
     rate: float
     phase: float
+
+
+class Epoch(NamedTuple):
+    """The arrays of a part of a street's time.
+
+    Attributes:
+      start: seconds from which on they count.
+      world: as `Street.world`.
+      actors: number in the street of the actor in every slot of the arrays, -1 for none.
+    """
+
+    start: float
+    world: World
+    actors: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,9 @@ class Street:
       actor_sizes: [A, 3] length, width, height in metres.
       actor_categories: [A] int32, index into `jwm_jax.scene.CATEGORIES`.
       style: time_of_day and weather.
+      epochs: of a street that outlasts its first part; the first one is that part.
+      extent: x from which to which it is built, street frame.
+      left_out: things for which the arrays had no room.
     """
 
     seed: int
@@ -70,6 +91,18 @@ class Street:
     actor_sizes: np.ndarray
     actor_categories: np.ndarray
     style: dict[str, str]
+    epochs: tuple[Epoch, ...] = ()
+    extent: tuple[float, float] = ROAD_EXTENT
+    left_out: int = 0
+
+    def at(self, times: Float[np.ndarray, "n"]) -> list[tuple[Epoch, np.ndarray]]:
+        """The arrays for some times, with the indices of the times they are for."""
+        if not self.epochs:
+            whole = Epoch(-np.inf, self.world, np.arange(len(self.actor_ids)))
+            return [(whole, np.arange(len(times)))]
+        starts = np.asarray([epoch.start for epoch in self.epochs])
+        which = np.searchsorted(starts, times, side="right") - 1
+        return [(self.epochs[i], np.flatnonzero(which == i)) for i in np.unique(which)]
 
     def _center_line(self, x):
         road = self.world.road
@@ -106,14 +139,10 @@ class Street:
           times: seconds since the start.
           start: added to the times of the result.
         """
-        actors = self.world.actors
-        count = len(self.actor_ids)
-        positions = (
-            np.asarray(actors.start, np.float64)[:count, None]
-            + np.asarray(actors.velocity, np.float64)[:count, None] * times[None, :, None]
-        )
+        motion, valid = self._motion(times)
+        positions = motion[..., :2] + motion[..., 2:4] * times[None, :, None]
         x = positions[..., 0]
-        yaw = np.arctan(self._slope(x)) + np.asarray(actors.heading, np.float64)[:count, None]
+        yaw = np.arctan(self._slope(x)) + motion[..., 4]
         y = self._center_line(x) + positions[..., 1]
         base = self.actor_base(positions[..., 1])
         z = base + self.actor_sizes[:, None, 2] / 2
@@ -124,10 +153,27 @@ class Street:
             centers=world_from_box[..., :3, 3],
             quats=matrix_to_quat(world_from_box[..., :3, :3]),
             sizes=np.asarray(self.actor_sizes, np.float64),
-            valid=np.ones(x.shape, bool),
+            valid=valid,
             category=np.asarray(self.actor_categories, np.int32),
             ids=self.actor_ids,
         )
+
+    def _motion(self, times: Float[np.ndarray, "s"]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (x, l at time zero, their velocities, heading) of all actors [A, S, 5], and whether
+        they are there [A, S]; where they are not, the row of when they are."""
+        count = len(self.actor_ids)
+        motion = np.zeros((count, len(times), 5))
+        valid = np.zeros((count, len(times)), bool)
+        for epoch, columns in self.at(times):
+            there = epoch.actors >= 0
+            numbers = epoch.actors[there]
+            rows = np.concatenate(
+                [np.reshape(part, (len(part), -1)) for part in epoch.world.actors], axis=1
+            ).astype(np.float64)[: len(there)][there]
+            motion[numbers[:, None], columns] = rows[:, None]
+            valid[numbers[:, None], columns] = True
+        known = motion[np.arange(count), valid.argmax(1)] if len(times) else motion[:, :0]
+        return np.where(valid[..., None], motion, known[:, None]), valid
 
     def actor_base(self, lateral: np.ndarray) -> np.ndarray:
         """Height of an actor's foot: people on the pavement stand on it from the first frame on."""
@@ -138,7 +184,7 @@ class Street:
         """Painted lines, road edges, lane centres and the crossing, in the world frame."""
         road = self.world.road
         lanes, half_width = float(road.lanes), float(road.half_width)
-        x = np.arange(ROAD_EXTENT[0], ROAD_EXTENT[1] + 1e-3, MAP_SPACING)
+        x = np.arange(self.extent[0], self.extent[1] + 1e-3, MAP_SPACING)
         lines: list[np.ndarray] = []
         kinds: list[str] = []
 
@@ -156,8 +202,10 @@ class Street:
             line(side * half_width, "road_edge", KERB_HEIGHT)
             for lane in range(round(lanes)):
                 line(side * LANE_WIDTH * (lane + 0.5), "centerline")
-        middle = float(road.crosswalk)
-        if ROAD_EXTENT[0] < middle < ROAD_EXTENT[1]:
+        crossings = {float(e.world.road.crosswalk) for e in self.epochs} | {float(road.crosswalk)}
+        for middle in sorted(crossings):
+            if not self.extent[0] < middle < self.extent[1]:
+                continue
             reach, half = half_width - 0.3, CROSSWALK_LENGTH / 2
             corners = np.array([[-half, -reach], [half, -reach], [half, reach], [-half, reach]])
             corners = np.concatenate([corners, corners[:1]])
@@ -172,17 +220,3 @@ class Street:
 def split_of_seed(seed: int) -> str:
     """ "train" or "test": which split a seed belongs to (see `FIRST_TEST_SEED`)."""
     return "train" if seed < FIRST_TEST_SEED else "test"
-
-
-def padded(rows: list, count: int, width: int, fill: float = NOWHERE) -> np.ndarray:
-    """float32 [count, width] with the rows first and `fill` below.
-
-    Raises:
-      ValueError: there are more rows than count.
-    """
-    if len(rows) > count:
-        raise ValueError(f"street: {len(rows)} entries do not fit into {count}.")
-    result = np.full((count, width), fill, np.float32)
-    if rows:
-        result[: len(rows)] = np.asarray(rows, np.float32)
-    return result
