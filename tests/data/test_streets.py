@@ -253,6 +253,58 @@ def test_boxes_enclose_late_actors(long_drive):
     assert all(len(spin) > 100 for spin in spins)
 
 
+@pytest.mark.parametrize("seed", [7, 8])  # one turns right, one left
+def test_a_closed_course_comes_back_to_its_start(seed):
+    street = make_street(seed, "full", loop=True)
+    lap = street.extent[1] / street.ego.speed
+    rig = make_rig(("front",), HEIGHT, WIDTH)
+    times = np.array([0.0, 0.3, 0.5 * lap, lap])
+    poses = street.world_from_ego(times) @ rig.ego_from_camera[0]
+    turn = np.sign(street.world.road.radius)
+    assert np.linalg.norm(poses[3, :3, 3] - poses[0, :3, 3]) < 0.6 < 60 < abs(poses[2, 1, 3])
+    assert np.sign(poses[2, 1, 3]) == turn == (1 if seed == 8 else -1)
+    lens = rig.intrinsics[0]
+    seen = render(street, lens.K, poses, times, width=WIDTH, height=HEIGHT)
+    road, marking = CLASSES.index("road"), CLASSES.index("marking")
+    for t in range(4):
+        points = unprojected(lens, poses[t], seen.depth[t])
+        on_road = np.isin(seen.classes[t], [road, marking])
+        assert np.abs(points[on_road][:, 2]).max() < 2e-3
+        boxes, _ = street.tracks(times).at(times[t])
+        for actor in np.unique(seen.instances[t][seen.instances[t] > 0]) - 1:
+            mine = seen.instances[t] == actor + 1
+            local = transform_points(invert_transform(boxes[actor]), points[mine])
+            assert (np.abs(local) <= street.actor_sizes[actor] / 2 + 0.05).all()
+    lines = street.lane_map()
+    painted = [p for p, k in zip(lines.polylines, lines.kinds, strict=True) if k.startswith("lane")]
+    share = np.linspace(0, 1, 9)[:, None, None]
+    painted = np.concatenate(
+        [((1 - share) * p[:-1] + share * p[1:]).reshape(-1, 3) for p in painted]
+    )
+    checked = 0
+    for t in (2, 3):
+        paint = (seen.classes[t] == marking) & (seen.depth[t] < 12)
+        for point in unprojected(lens, poses[t], seen.depth[t])[paint]:
+            assert np.linalg.norm(painted - point, axis=1).min() < 0.4
+            checked += 1
+    assert checked > 10
+    points = unprojected(lens, poses[0], seen.depth[0])
+    uv, depth = Camera(lens, poses[1]).project(points.reshape(-1, 3))
+    u, v = np.floor(uv).astype(int).T
+    ok = (depth > 0.5) & (u >= 0) & (u < WIDTH) & (v >= 0) & (v < HEIGHT)
+    ok &= (seen.instances[0] == 0).reshape(-1) & (seen.depth[0] > 0).reshape(-1)
+    same = np.abs(seen.depth[1][v[ok], u[ok]] - depth[ok]) < 0.03 * depth[ok]
+    assert same.mean() > 0.7
+
+
+def test_a_closed_course_is_named_by_its_clip():
+    clip = make_clip(7, "easy", num_frames=2, height=32, width=48, views=("front",), loop=True)
+    assert clip.name == "procedural:easy:7?loop=1"
+    assert parse_spec(clip.name) == {"rung": "easy", "seed": 7, "loop": True}
+    picture = true_views(clip.name, [clip.camera(1, 0)], clip.times[[1], 0])
+    np.testing.assert_array_equal(picture.rgb[0], clip.view(0)[1])
+
+
 def test_a_long_clip_knows_its_street(drive):
     clip = make_clip(12, "full", num_frames=27, rate=2.0, height=32, width=48, views=("front",))
     assert clip.name == "procedural:full:12?frames=27&rate=2"
@@ -287,6 +339,7 @@ def test_specs_say_what_to_make():
         "procedural:easy:1?frames=many",
         "procedural:easy:1?frames=0",
         "procedural:easy:1?views=up",
+        "procedural:easy:1?loop=yes",
     ],
 )
 def test_bad_specs_are_refused_in_words(spec):

@@ -23,8 +23,8 @@ from jwm_jax.data.streets.geometry import (
     Hits,
     Road,
     Shapes,
-    center_line,
     in_shadow,
+    road_place,
 )
 from jwm_jax.data.streets.textures import (
     GRASS_TEXTURE,
@@ -174,6 +174,14 @@ def markings(road: Road, x, lateral, footprint_x, footprint_y):
     return jnp.clip(paint * (1 - across) + zebra * across, 0.0, 1.0)
 
 
+def _turned(vector, angle):
+    """Components of a vector in a frame that is turned to the left by an angle; None for none."""
+    if angle is None:
+        return vector
+    c, s = jnp.cos(angle), jnp.sin(angle)
+    return c * vector[0] + s * vector[1], c * vector[1] - s * vector[0], vector[2]
+
+
 def _ground_footprint(footprint, direction):
     """Extent of a ray's footprint on level ground along x and y."""
     flat = jnp.sqrt(direction[0] ** 2 + direction[1] ** 2) + 1e-6
@@ -189,17 +197,18 @@ def _ground(shapes: Shapes, look: Look, point, footprint, direction, photo):
     """Albedo and class of the ground; ``photo`` is the texture's factor, or None."""
     x, y, z = point
     road = shapes.road
-    lateral = y - center_line(road, x)
-    fx, fy = _ground_footprint(footprint, direction)
+    along, lateral = road_place(road, x, y)
+    turn = None if road.radius is None else along / road.radius
+    fx, fy = _ground_footprint(footprint, _turned(direction, turn))
     fine = look.texture * jnp.exp(-0.8 * jnp.maximum(fx, fy))
     coarse = look.texture * _noise(x * 0.35, y * 0.5, look.seed)
     grain = fine * _noise(x * 3.0, y * 3.0, look.seed + 1)
     asphalt = look.asphalt * (1 + 0.16 * coarse + 0.18 * grain)[:, None]
     asphalt = asphalt if photo is None else asphalt * photo
-    paint = markings(road, x, lateral, fx, fy)
+    paint = markings(road, along, lateral, fx, fy)
     asphalt = _mix(asphalt, jnp.array([0.86, 0.86, 0.84]), paint)
     outside = jnp.abs(lateral) - road.half_width
-    tiles = stripes(x, 1.2, 1.12, fx) * stripes(lateral + 60.0, 1.2, 1.12, fy)
+    tiles = stripes(along, 1.2, 1.12, fx) * stripes(lateral + 60.0, 1.2, 1.12, fy)
     tone = 1 + look.texture * (0.16 * (tiles - 0.87) + 0.10 * coarse)
     pavement = look.pavement * tone[:, None]
     curb = jnp.where(outside > -0.02, band(outside, 0.1, 0.12, jnp.maximum(fy, 0.02)), 0.0)
@@ -215,8 +224,8 @@ def _ground(shapes: Shapes, look: Look, point, footprint, direction, photo):
     albedo = jnp.where(wall[:, None], 0.58, albedo)
     label = jnp.where(paint > 0.5, MARKING, ROAD)
     label = jnp.where(off_road, jnp.where(behind > 0.5, GRASS, PAVEMENT), label)
-    normal_y = jnp.where(wall, -jnp.sign(lateral), 0.0)
-    return albedo, label, normal_y, jnp.where(off_road, 0.0, 1.0 - 0.7 * paint)
+    across = jnp.where(wall, -jnp.sign(lateral), 0.0)
+    return albedo, label, across, jnp.where(off_road, 0.0, 1.0 - 0.7 * paint)
 
 
 def _facade(look, color, params, half, u, v, width, footprint_u, footprint_v, key):
@@ -311,8 +320,10 @@ def _turns(unit):
 def _tone(textures, road, kinds, indices, on_solid, on_round, point, direction, footprint, pixel):
     """Factors of the textures where rays end: [n, 3]."""
     (is_ground, is_round, is_sky), (k, e) = kinds, indices
-    fx, fy = _ground_footprint(footprint, direction)
-    outside = jnp.abs(point[1] - center_line(road, point[0])) - road.half_width
+    along_road, lateral = road_place(road, point[0], point[1])
+    turn = None if road.radius is None else along_road / road.radius
+    fx, fy = _ground_footprint(footprint, _turned(direction, turn))
+    outside = jnp.abs(lateral) - road.half_width
     ground = jnp.where(outside > road.pavement, GRASS_TEXTURE, PAVEMENT_TEXTURE)
     ground = jnp.where(outside < 0, ROAD_TEXTURE, ground)
     face, local, half = on_solid
@@ -401,10 +412,13 @@ def shade(
             textures, shapes.road, (is_ground, is_round, sky), (k, e), (face, (lx, ly, lz), half),
             ([b / bulge_norm for b in bulge], radii), point, d, footprint, pixel,
         )  # fmt: skip
-    ground, ground_class, ground_ny, gloss = _if_any(
+    ground, ground_class, across, gloss = _if_any(
         is_ground, lambda: _ground(shapes, look, point, footprint, d, tone)
     )
-    ground_normal = [0.0 * point[0], ground_ny, 1.0 - jnp.abs(ground_ny)]
+    ground_normal = [0.0 * point[0], across, 1.0 - jnp.abs(across)]
+    if shapes.road.radius is not None:
+        turn = road_place(shapes.road, point[0], point[1])[0] / shapes.road.radius
+        ground_normal = list(_turned(ground_normal, -turn))
     normal = [
         jnp.where(is_ground, g, jnp.where(is_round, b / bulge_norm, s))
         for g, b, s in zip(ground_normal, bulge, solid_normal, strict=True)

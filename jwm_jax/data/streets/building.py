@@ -83,6 +83,7 @@ class Builder:
         random: Decides everything.
         full: Whether there is everything, not only what `easy` has.
         extent: x from which to which is built.
+        parked_until: x up to which vehicles are parked.
         road: Course and cross-section.
         solids: A row of `SOLID_ROW` numbers each.
         rounds: A row of `ROUND_ROW` numbers each.
@@ -95,6 +96,7 @@ class Builder:
     def __init__(self, seed: int, rung: str):
         self.random = np.random.default_rng([seed, RUNGS.index(rung)])
         self.extent = ROAD_EXTENT
+        self.parked_until = 85.0
         self.full = rung != "easy"
         self.palette = "full" if self.full else "easy"
         self.solids: list[list[float]] = []
@@ -104,6 +106,13 @@ class Builder:
         self.categories: list[int] = []
         self.ids: list[str] = []
         self.road = self._road()
+
+    def close(self, length: float, right: bool) -> None:
+        """Makes the road a closed course of some metres, to be built upon."""
+        radius = length / (2.0 * np.pi) * (-1.0 if right else 1.0)
+        self.road = self.road._replace(radius=np.asarray(radius, np.float32))
+        self.extent = (0.0, length)
+        self.parked_until = length - 8.0
 
     def uniform(self, low, high):
         return float(self.random.uniform(low, high))
@@ -135,6 +144,14 @@ class Builder:
         phase = self.road.wavenumber * x + self.road.phase
         return float(np.arctan(self.road.amplitude * self.road.wavenumber * np.cos(phase)))
 
+    def place(self, x, lateral):
+        """Coordinates and yaw of a place along the road, see `geometry.road_point`."""
+        if self.road.radius is None:
+            return x, self.center_line(x) + lateral, self.bearing(x)
+        side, size = float(np.sign(self.road.radius)), abs(float(self.road.radius))
+        angle, r = x / size, size - side * lateral
+        return r * np.sin(angle), side * (size - r * np.cos(angle)), side * angle
+
     def solid(
         self, center, half, material, label, color, taper=(0, 0), yaw=0.0, owner=0, params=(0,) * 4
     ):
@@ -145,8 +162,8 @@ class Builder:
 
     def on_ground(self, x, lateral, z, half, material, label, color, **kwargs):
         """Add a frustum standing at (x, lateral) with its underside at z, turned with the road."""
-        center = (x, self.center_line(x) + lateral, z + half[2])
-        self.solid(center, half, material, label, color, yaw=self.bearing(x), **kwargs)
+        x, y, yaw = self.place(x, lateral)
+        self.solid((x, y, z + half[2]), half, material, label, color, yaw=yaw, **kwargs)
 
     def round(self, center, radii, label, color, owner=0):
         self.rounds.append([*center, *radii, owner, label, *color])
@@ -227,8 +244,9 @@ def add_trees(b: Builder) -> None:
             if b.full and b.random.random() < 0.15:
                 green = np.array([0.52, 0.40, 0.14])
             tall = radius * (b.uniform(0.9, 1.3) if b.full else 1.0)
-            y = b.center_line(x) + lateral
-            b.round((x, y, trunk + 0.75 * tall), (radius, radius, tall), look_of.VEGETATION, green)
+            crown_x, crown_y, _ = b.place(x, lateral)
+            center = (crown_x, crown_y, trunk + 0.75 * tall)
+            b.round(center, (radius, radius, tall), look_of.VEGETATION, green)
             x += spacing * (b.uniform(0.8, 1.3) if b.full else 1.0)
 
 
@@ -327,7 +345,8 @@ def add_cyclist(b: Builder, x: float, lateral: float, speed: float, heading: flo
 
 def add_signs(b: Builder) -> None:
     """Traffic signs on poles along both pavements, each an actor that stands still."""
-    low, high = max(b.extent[0], 0.0), min(b.extent[1], max(b.extent[0], 0.0) + 110.0)
+    low = max(b.extent[0], 0.0)
+    high = min(b.extent[1], low + 110.0)
     for side in (-1.0, 1.0):
         x = low + b.uniform(6, 24)
         while x < high and b.room(2):

@@ -183,6 +183,7 @@ def make_clip(
     height: int = 96,
     width: int = 160,
     views: Sequence[str] = DEFAULT_VIEWS,
+    loop: bool = False,
 ) -> Clip:
     """A drive along the street of a seed with images, depth, boxes, lane map, lidar and style.
 
@@ -194,6 +195,7 @@ def make_clip(
       height: rows of every picture.
       width: columns.
       views: names out of `VIEW_YAWS`.
+      loop: whether the street is a closed course.
 
     Raises:
       UsageError: an unknown rung or view, or a size, rate or number of frames that is not positive.
@@ -204,7 +206,7 @@ def make_clip(
         if not value > 0:
             raise UsageError(f"procedural streets: {name} must be positive, got {value}.")
     times = np.arange(num_frames) / rate
-    street = make_street(seed, rung, float(times[-1]))
+    street = make_street(seed, rung, float(times[-1]), loop)
     rig = make_rig(views, height, width)
     world_from_ego = street.world_from_ego(times)
     poses = world_from_ego[:, None] @ rig.ego_from_camera
@@ -231,15 +233,24 @@ def make_clip(
         map=street.lane_map(),
         style=dict(street.style),
         depth=tuple(np.ascontiguousarray(depth[:, v]) for v in range(count)),
-        name=f"procedural:{rung}:{seed}"
-        + (f"?frames={num_frames}&rate={rate:g}" if times[-1] > FIRST_SECONDS else ""),
+        name=_name(seed, rung, num_frames, rate, loop),
     )
+
+
+def _name(seed: int, rung: str, num_frames: int, rate: float, loop: bool) -> str:
+    """A spec of the street, for `true_views`."""
+    options = []
+    if (num_frames - 1) / rate > FIRST_SECONDS:
+        options += [f"frames={num_frames}", f"rate={rate:g}"]
+    if loop:
+        options.append("loop=1")
+    return f"procedural:{rung}:{seed}" + ("?" + "&".join(options) if options else "")
 
 
 def parse_spec(spec: str) -> dict[str, object]:
     """Arguments of `make_clip` from "procedural:RUNG:SEED?frames=25&views=front&rate=10".
 
-    Options: frames, rate, height, width, views (names joined by commas).
+    Options: frames, rate, height, width, views (names joined by commas), loop (0 or 1).
 
     Raises:
       UsageError: the text does not follow the form.
@@ -253,6 +264,7 @@ def parse_spec(spec: str) -> dict[str, object]:
     readers = {
         "frames": ("num_frames", int),
         "rate": ("rate", float),
+        "loop": ("loop", lambda text: {"0": False, "1": True}[text]),
         "height": ("height", int),
         "width": ("width", int),
         "views": ("views", lambda text: tuple(text.split(","))),
@@ -263,7 +275,7 @@ def parse_spec(spec: str) -> dict[str, object]:
         name, read = readers[key]
         try:
             arguments[name] = read(value)
-        except ValueError:
+        except (ValueError, KeyError):
             raise UsageError(f"clip {spec!r}: option {key} has the bad value {value!r}.") from None
     return arguments
 
@@ -282,7 +294,8 @@ def true_views(
         return None
     arguments = parse_spec(spec)
     seconds = (arguments.get("num_frames", 1) - 1) / arguments.get("rate", 10.0)
-    street = make_street(arguments["seed"], arguments["rung"], seconds)
+    loop = arguments.get("loop", False)
+    street = make_street(arguments["seed"], arguments["rung"], seconds, loop)
     return render_views(street, cameras, times)
 
 

@@ -44,6 +44,9 @@ LIGHTS = {
 }  # fmt: skip
 SOFT_NOON = ((50, 50), (0.44, 0.42, 0.38), (0.60, 0.62, 0.65), *LIGHTS["noon"][3:])
 """The one light of `easy`: little contrast between sun and shade."""
+LAPS = (318.0, 348.0, 378.0, 408.0)
+"""Metres of a closed course; a whole number of dashes and of tiles."""
+
 TIMES_OF_DAY = tuple(LIGHTS)
 TIME_SHARES = (0.35, 0.25, 0.2, 0.2)
 WEATHERS = ("clear", "overcast", "fog", "rain")
@@ -69,7 +72,7 @@ def _traffic(b: Builder) -> EgoPath:
     if half_width - LANE_WIDTH * lanes > 1:
         for side in (-1.0, 1.0):
             x = b.uniform(-8, 12)
-            while x < 85:
+            while x < b.parked_until:
                 away = abs(x - float(b.road.crosswalk)) > 6
                 if away:
                     add_car(b, x, side * (half_width - 1.1), 0.0, 0.0 if side < 0 else np.pi)
@@ -138,7 +141,9 @@ def _look(b: Builder) -> tuple[Look, dict[str, str]]:
     return Look(*(np.asarray(v, np.float32) for v in values)), style
 
 
-def make_street(seed: int, rung: str = "easy", seconds: float = FIRST_SECONDS) -> Street:
+def make_street(
+    seed: int, rung: str = "easy", seconds: float = FIRST_SECONDS, loop: bool = False
+) -> Street:
     """The street of a seed; equal arguments give equal streets on every machine.
 
     Args:
@@ -147,6 +152,7 @@ def make_street(seed: int, rung: str = "easy", seconds: float = FIRST_SECONDS) -
         photographs of `$JWM_DATA` on its surfaces and with traffic signs.
       seconds: for how long it goes on, `MOST_SECONDS` at most; its first `FIRST_SECONDS` are the
         same whatever this is.
+      loop: whether it is a closed course, which comes back to its start.
 
     Raises:
       UsageError: unknown rung or negative seed.
@@ -162,12 +168,18 @@ def make_street(seed: int, rung: str = "easy", seconds: float = FIRST_SECONDS) -
             f"{seconds:g} s were asked for; ask for fewer frames."
         )
     b = Builder(seed, rung)
+    if loop:
+        b.close(LAPS[seed % len(LAPS)], right=bool(seed // len(LAPS) % 2))
     look, style = _look(b)
     add_houses(b)
     add_trees(b)
     if b.full:
         add_lamps(b)
     ego = _traffic(b)
+    if loop:  # whoever drives in the same lane keeps its distance, lap after lap
+        for row in b.actors:
+            if row[2] > 0 and abs(row[1] - ego.lane) < 1.0:
+                row[2] = ego.speed
     paper = None
     if rung == "photo":
         add_signs(b)
@@ -183,5 +195,8 @@ def make_street(seed: int, rung: str = "easy", seconds: float = FIRST_SECONDS) -
         actor_sizes=np.asarray(b.sizes, np.float64).reshape(-1, 3),
         actor_categories=np.asarray(b.categories, np.int32),
         style=style,
+        extent=b.extent,
     )
-    return street if seconds <= FIRST_SECONDS else continued(street, b, paper, seconds)
+    if loop or seconds <= FIRST_SECONDS:
+        return street
+    return continued(street, b, paper, seconds)

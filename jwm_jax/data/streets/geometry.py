@@ -56,6 +56,8 @@ class Road(NamedTuple):
     """Width of the pavement in metres; behind it is grass."""
     crosswalk: Float[Array, ""]
     """x of the middle of the zebra crossing; far away where there is none."""
+    radius: Float[Array, ""] | None = None
+    """Of a closed course, metres; negative for one that turns right."""
 
 
 class Actors(NamedTuple):
@@ -118,12 +120,30 @@ def bearing(road: Road, x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     return jnp.arctan(slope)
 
 
+def road_point(road: Road, s: Float[Array, "*b"], lateral: Float[Array, "*b"]) -> tuple:
+    """x, y and yaw of the road at a place along it and a lateral offset."""
+    if road.radius is None:
+        return s, center_line(road, s) + lateral, bearing(road, s)
+    side, size = jnp.sign(road.radius), jnp.abs(road.radius)
+    angle, r = s / size, size - side * lateral
+    return r * jnp.sin(angle), side * (size - r * jnp.cos(angle)), side * angle
+
+
+def road_place(road: Road, x: Float[Array, "*b"], y: Float[Array, "*b"]) -> tuple:
+    """Place along the road and lateral offset of a point, the inverse of `road_point`."""
+    if road.radius is None:
+        return x, y - center_line(road, x)
+    side, size = jnp.sign(road.radius), jnp.abs(road.radius)
+    toward = size - side * y
+    return size * jnp.arctan2(x, toward), side * (size - jnp.sqrt(x * x + toward * toward))
+
+
 def actor_poses(
     road: Road, actors: Actors, time: Float[Array, ""]
 ) -> tuple[Float[Array, "a 2"], Float[Array, "a"]]:
     """Position (x, y) and yaw of every actor at a time in seconds since the start."""
-    x, lateral = jnp.moveaxis(actors.start + actors.velocity * time, -1, 0)
-    return jnp.stack([x, center_line(road, x) + lateral], -1), bearing(road, x) + actors.heading
+    x, y, yaw = road_point(road, *jnp.moveaxis(actors.start + actors.velocity * time, -1, 0))
+    return jnp.stack([x, y], -1), yaw + actors.heading
 
 
 def place(
@@ -204,10 +224,20 @@ def _ground_distance(road: Road, origin, direction):
 
     def beyond(t):
         x, y = origin[0] + t * direction[0], origin[1] + t * direction[1]
-        return jnp.abs(y - center_line(road, x)) - road.half_width
+        return jnp.abs(road_place(road, x, y)[1]) - road.half_width
 
     at_high, at_low = beyond(high), beyond(low)
     kerb = high + (low - high) * at_high / jnp.minimum(at_high - at_low, -1e-6)
+    if road.radius is not None:  # the offset is not linear along a ray: a few more steps
+        start, at_start, stop, at_stop = high, at_high, low, at_low
+        for _ in range(4):
+            at_kerb = beyond(kerb)
+            inside = at_kerb < 0
+            start, at_start = (
+                jnp.where(inside, a, b) for a, b in ((kerb, start), (at_kerb, at_start))
+            )
+            stop, at_stop = (jnp.where(inside, a, b) for a, b in ((stop, kerb), (at_stop, at_kerb)))
+            kerb = start + (stop - start) * at_start / jnp.minimum(at_start - at_stop, -1e-6)
     t = jnp.where(at_high >= 0, high, jnp.where(at_low < 0, low, kerb))
     return jnp.where(down & (t > 0), t, FAR)
 

@@ -113,14 +113,27 @@ class Street:
         k = float(road.wavenumber)
         return float(road.amplitude) * k * np.cos(k * x + float(road.phase))
 
+    def _point(self, s: np.ndarray, lateral: np.ndarray) -> tuple[np.ndarray, ...]:
+        """`geometry.road_point` in float64."""
+        radius = self.world.road.radius
+        if radius is None:
+            return s, self._center_line(s) + lateral, np.arctan(self._slope(s))
+        side, size = float(np.sign(radius)), abs(float(radius))
+        angle, r = s / size, size - side * lateral
+        return r * np.sin(angle), side * (size - r * np.cos(angle)), side * angle
+
     def street_from_ego(self, times: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t 4 4"]:
         """Ego poses in the street frame; the vehicle heads where its rear axle moves."""
         ego = self.ego
         x = ego.speed * times
         sway = ego.sway * np.sin(ego.rate * times + ego.phase)
         sway_rate = ego.sway * ego.rate * np.cos(ego.rate * times + ego.phase)
-        yaw = np.arctan2(self._slope(x) * ego.speed + sway_rate, np.full_like(x, ego.speed))
-        y = self._center_line(x) + ego.lane + sway
+        if self.world.road.radius is None:
+            yaw = np.arctan2(self._slope(x) * ego.speed + sway_rate, np.full_like(x, ego.speed))
+            y = self._center_line(x) + ego.lane + sway
+        else:
+            x, y, yaw = self._point(x, ego.lane + sway)
+            yaw = yaw + np.arctan2(sway_rate, ego.speed)
         return make_transform(yaw_rotation(yaw), np.stack([x, y, np.zeros_like(x)], -1))
 
     @property
@@ -141,9 +154,8 @@ class Street:
         """
         motion, valid = self._motion(times)
         positions = motion[..., :2] + motion[..., 2:4] * times[None, :, None]
-        x = positions[..., 0]
-        yaw = np.arctan(self._slope(x)) + motion[..., 4]
-        y = self._center_line(x) + positions[..., 1]
+        x, y, yaw = self._point(positions[..., 0], positions[..., 1])
+        yaw = yaw + motion[..., 4]
         base = self.actor_base(positions[..., 1])
         z = base + self.actor_sizes[:, None, 2] / 2
         street_from_box = make_transform(yaw_rotation(yaw), np.stack([x, y, z], -1))
@@ -189,8 +201,8 @@ class Street:
         kinds: list[str] = []
 
         def line(lateral, kind, height=0.0):
-            y = self._center_line(x) + lateral
-            lines.append(np.stack([x, y, np.full_like(x, height)], -1))
+            line_x, line_y, _ = self._point(x, np.full_like(x, lateral))
+            lines.append(np.stack([line_x, line_y, np.full_like(x, height)], -1))
             kinds.append(kind)
 
         line(0.0, "lane_divider")
@@ -209,8 +221,7 @@ class Street:
             reach, half = half_width - 0.3, CROSSWALK_LENGTH / 2
             corners = np.array([[-half, -reach], [half, -reach], [half, reach], [-half, reach]])
             corners = np.concatenate([corners, corners[:1]])
-            cx = middle + corners[:, 0]
-            cy = self._center_line(cx) + corners[:, 1]
+            cx, cy, _ = self._point(middle + corners[:, 0], corners[:, 1])
             lines.append(np.stack([cx, cy, np.zeros_like(cx)], -1))
             kinds.append("crosswalk")
         to_world = self.world_from_street
