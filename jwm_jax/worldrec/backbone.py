@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jwm_jax.nn.conv import Conv
-from jwm_jax.nn.layers import Linear
+from jwm_jax.nn.layers import Linear, parameter
 from jwm_jax.worldrec.config import StageConfig, WorldRecConfig
 
 
