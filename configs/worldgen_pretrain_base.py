@@ -9,10 +9,10 @@ takes a folder of drives of 81 frames at 480x832:
     jwm train worldgen_pretrain_base --batch-size 1 --mesh.data 1 --mesh.fsdp 1 --mesh.context 4 \\
         --dry-run --aot v5p:2x2x1
 
-compiles one sample on four chips ahead of time, optimiser and average included: 11.97 GB and
-358.5 TFLOP a chip, in 114 s on two cores. With `--batch-size 4 --mesh.data 4 --aot v6e:4x4` it is
-11.63 GB in 194 s, with `--batch-size 16 --mesh.data 16 --aot v5p:4x4x4` 11.72 GB in 112 s, and as
-many TFLOP.
+compiles one sample on four chips ahead of time, optimiser and average included: 12.08 GB and
+358.5 TFLOP a chip. Before weights were gathered by hand (`nn.layers.parameter`) it was 11.97 GB, in
+114 s on two idle cores; with `--batch-size 4 --mesh.data 4 --aot v6e:4x4` 11.63 GB in 194 s, with
+`--batch-size 16 --mesh.data 16 --aot v5p:4x4x4` 11.72 GB in 112 s, and as many TFLOP.
 
 Hardware and time: no run has been made.
 """
