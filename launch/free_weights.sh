@@ -29,7 +29,7 @@ streets streets_full_rig full "${CLIPS:-16}" "$rig" 17
 rigs='["data/streets_easy","data/streets_full","data/streets_easy_rig","data/streets_full_rig"]'
 held_out=${HELD_OUT:-4}
 train worldrec_easy_tiny "held_out=$held_out"
-train worldrec_tiny 'clips=[]' 'held_out_clips=[]' "datasets=$rigs" "held_out=$held_out"
+train worldrec_tiny 'clips=[]' 'held_out_clips=[]' loss.lpips=0 "datasets=$rigs" "held_out=$held_out"
 train codec_tiny 'clips=[]' stills= 'held_out_clips=[]' loss.lpips=0 "held_out=$held_out"
 codec="model.codec=runs/codec_tiny/model model.latent_channels=64"
 train worldgen_pretrain_tiny 'source.clips=[]' $codec "source.held_out=$held_out"

@@ -22,7 +22,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +33,7 @@ from jwm_jax.data.thinning import clips_at_rate
 from jwm_jax.distributed.rules import RULES
 from jwm_jax.distributed.sharding import automatic_axes, constrain
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.nn.lpips import WEIGHTS, load_lpips, lpips, lpips_shapes
+from jwm_jax.nn.lpips import WEIGHTS, lpips
 from jwm_jax.paradigms.codec_data import (
     VideoPool,
     make_pool,
@@ -42,6 +41,7 @@ from jwm_jax.paradigms.codec_data import (
     sample_patches,
     standing_videos,
 )
+from jwm_jax.paradigms.judge import JUDGE, judge_net
 from jwm_jax.scene.clip import Clip, fitted_size
 from jwm_jax.scene.drawing import clip_layout
 from jwm_jax.training.config import ExperimentConfig
@@ -322,10 +322,7 @@ class CodecTask(Task):
         LPIPS, frozen, where it counts."""
         optimizer = config.optimizer
         nets = {"model": Net(self.init, optimizer, fit=self.fit_base, trains=_is_convolution)}
-        if self.config.loss.lpips:
-            weights = load_lpips(self.config.lpips)
-            nets["lpips"] = Net(_no_lpips, fit=lambda shapes: weights)
-        return nets
+        return nets | judge_net(self.config.lpips) if self.config.loss.lpips else nets
 
     def init(self, key: Any) -> Any:
         """Boxed parameters of `CodecNetwork` with a random base, which `fit_base` replaces."""
@@ -342,7 +339,7 @@ class CodecTask(Task):
 
         def loss(params: Any, others: Any, batch: Any, key: Any) -> Any:
             video = batch.astype(jnp.float32) / 255.0
-            config, judge = self.config, others.get("lpips")
+            config, judge = self.config, others.get(JUDGE)
             mean, metrics = codec_loss(config.codec, config.loss, params, video, key, judge)
             return (mean * len(video), len(video)), metrics
 
@@ -406,15 +403,6 @@ def _over_all_devices(video: jax.Array) -> jax.Array:
     axes = automatic_axes()
     ways = math.prod(axes.get(axis, 1) for axis in RULES["rows"])
     return video if len(video) % ways else constrain(video, ("rows", *(None,) * 4))
-
-
-def _no_lpips(key: jax.Array) -> Any:
-    """LPIPS before its weights are read, in boxes: zeros, and no axis to cut."""
-
-    def blank(x: jax.ShapeDtypeStruct) -> Any:
-        return nn.LogicallyPartitioned(jnp.zeros(x.shape, x.dtype), (None,) * x.ndim)
-
-    return jax.tree.map(blank, lpips_shapes())
 
 
 def _is_convolution(name: str) -> bool:

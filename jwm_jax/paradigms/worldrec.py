@@ -19,6 +19,8 @@ from jwm_jax.data.pipeline import batches_of
 from jwm_jax.data.records import read_header
 from jwm_jax.data.tfds_clips import open_records
 from jwm_jax.errors import DataError, UsageError
+from jwm_jax.nn.lpips import WEIGHTS
+from jwm_jax.paradigms.judge import JUDGE, judge_net
 from jwm_jax.paradigms.worldrec_data import (
     Batch,
     Sampling,
@@ -29,7 +31,7 @@ from jwm_jax.paradigms.worldrec_data import (
 from jwm_jax.paradigms.worldrec_loss import local_loss, mean_loss
 from jwm_jax.scene.clip import fitted_size
 from jwm_jax.training.config import ExperimentConfig
-from jwm_jax.training.nets import Net
+from jwm_jax.training.nets import Net, Phase
 from jwm_jax.training.sampling import Rows, example_indices, step_rng
 from jwm_jax.training.task import Task
 from jwm_jax.worldrec import WorldRec, WorldRecConfig
@@ -55,6 +57,7 @@ class WorldRecExperiment(ExperimentConfig):
         width: Columns of the pictures; 0 for the streets' aspect of 5 to 3.
         sampling: How a clip becomes an example.
         loss: Weights of the loss.
+        lpips: File with the weights of LPIPS, read where the loss has it.
         held_out: Clips of each dataset that are kept for evaluation.
         init_from: Model directory or shipped size to start from; None starts from scratch.
     """
@@ -69,6 +72,7 @@ class WorldRecExperiment(ExperimentConfig):
     width: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     loss: LossWeights = field(default_factory=LossWeights)
+    lpips: str = WEIGHTS
     held_out: int = 4
     init_from: str | None = None
 
@@ -94,18 +98,30 @@ class WorldRecTask(Task):
         self.config = config
 
     def nets(self, config: WorldRecExperiment) -> dict[str, Net]:
-        """WorldRec, from `config.init_from` if it names any."""
+        """WorldRec, from `config.init_from` if it names any, and LPIPS, frozen, where it counts."""
         source = {"source": config.init_from, "kind": "worldrec"}
-        return {"model": Net(self.init, config.optimizer, **source)}
+        nets = {"model": Net(self.init, config.optimizer, **source)}
+        return nets | judge_net(config.lpips) if config.loss.lpips else nets
 
     def init(self, key: jax.Array) -> Any:
         """Boxed parameters."""
         return boxed_params(self.config.model, key)
 
-    def loss(self, params: Any, batch: Batch, key: jax.Array | None) -> tuple[Any, dict[str, Any]]:
+    def loss(
+        self, params: Any, batch: Batch, key: jax.Array | None, judge: Any = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Mean loss over the batch's scenes, see `worldrec_loss`."""
         config = self.config
-        return mean_loss(config.model, config.loss, config.sampling.slots, params, batch)
+        return mean_loss(config.model, config.loss, config.sampling.slots, params, batch, judge)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One update by `loss`."""
+
+        def loss(params: Any, others: Any, batch: Batch, key: Any) -> Any:
+            mean, parts = self.loss(params, batch, key, others.get(JUDGE))
+            return (mean * len(batch.images), len(batch.images)), parts
+
+        return (Phase("model", loss),)
 
     def batches(self, start: int, rows: Rows) -> Iterator[Batch]:
         """Examples drawn from (seed, step, row) alone."""
@@ -171,7 +187,7 @@ class WorldRecTask(Task):
     @cached_property
     def _scores(self) -> Any:
         config = self.config
-        fixed = config.model, config.loss, config.sampling.slots, None
+        fixed = config.model, replace(config.loss, lpips=0.0), config.sampling.slots, None
         return jax.jit(lambda params, batch: local_loss(*fixed, params, batch)[1])
 
     @cached_property

@@ -31,7 +31,12 @@ Loss = tuple[Float[jax.Array, ""], dict[str, jax.Array]]
 
 
 def mean_loss(
-    model: WorldRecConfig, weights: LossWeights, slots: float, params: Any, batch: Batch
+    model: WorldRecConfig,
+    weights: LossWeights,
+    slots: float,
+    params: Any,
+    batch: Batch,
+    judge: Any = None,
 ) -> Loss:
     """Mean loss of a batch's scenes and its parts, under the mesh that is set.
 
@@ -41,6 +46,7 @@ def mean_loss(
         slots: Slots of the rasterizer a Gaussian.
         params: Of the network.
         batch: Rows over data and fsdp.
+        judge: Parameters of LPIPS, where the loss has it.
 
     Raises:
         UsageError: The mesh does not divide the scenes, pictures or targets.
@@ -50,15 +56,15 @@ def mean_loss(
     rows = tuple(axis for axis in RULES["batch"] if sizes.get(axis, 1) > 1)
     split = tuple(axis for axis in RULES["queries"] if sizes.get(axis, 1) > 1)
     if not rows + split:
-        return local_loss(model, weights, slots, None, params, batch)
+        return local_loss(model, weights, slots, None, params, batch, judge)
     axis = split[0] if split else None
     groups = 1
     for name in rows:
         groups *= sizes[name]
-    _check_divides(batch, groups, sizes[axis] if axis else 1)
+    _check_divides(batch, groups, sizes[axis] if axis else 1, whole=weights.lpips > 0)
 
-    def on_device(params: Any, batch: Batch) -> Any:
-        result = local_loss(model, weights, slots, axis, params, batch)
+    def on_device(params: Any, batch: Batch, judge: Any) -> Any:
+        result = local_loss(model, weights, slots, axis, params, batch, judge)
         return jax.tree.map(lambda x: x[None] / groups, result)
 
     # A loss a device, summed outside. Within, every sum over devices is one of their losses' parts,
@@ -66,11 +72,11 @@ def mean_loss(
     # replication (which `searchsorted` does not pass).
     losses = jax.shard_map(
         on_device,
-        in_specs=(PartitionSpec(), batch_specs(batch, rows, axis)),
+        in_specs=(PartitionSpec(), batch_specs(batch, rows, axis), PartitionSpec()),
         out_specs=PartitionSpec(rows + split),
         axis_names=set(rows + split),
         check_vma=False,
-    )(params, batch)
+    )(params, batch, judge)
     return jax.tree.map(lambda x: x.sum(0), losses)
 
 
@@ -86,7 +92,7 @@ def batch_specs(batch: Batch, rows: tuple[str, ...], axis: str | None) -> Batch:
     return jax.tree_util.tree_map_with_path(one, batch)
 
 
-def _check_divides(batch: Batch, groups: int, devices: int) -> None:
+def _check_divides(batch: Batch, groups: int, devices: int, whole: bool) -> None:
     scenes, pictures = batch.pictures.images.shape[:2]
     targets, height = batch.images.shape[1:3]
     if scenes % groups:
@@ -98,6 +104,11 @@ def _check_divides(batch: Batch, groups: int, devices: int) -> None:
         raise UsageError(
             f"sampling.max_context {pictures} does not divide over mesh.context {devices}; make it "
             f"a multiple of {devices} or make --mesh.context smaller."
+        )
+    if whole and bands_for(targets, devices) > 1:
+        raise UsageError(
+            f"LPIPS looks at whole pictures: make sampling.targets {targets} a multiple of "
+            f"mesh.context {devices}, or set loss.lpips=0."
         )
     if height % (4 * bands_for(targets, devices)):
         raise UsageError(
@@ -113,6 +124,7 @@ def local_loss(
     axis: str | None,
     params: Any,
     batch: Batch,
+    judge: Any = None,
 ) -> Loss:
     """This device's part of the mean loss of its scenes and of its parts; devices add up.
 
@@ -123,6 +135,7 @@ def local_loss(
         axis: Mesh axis that the pictures are split over, inside `jax.shard_map`; None without.
         params: Of the network.
         batch: This device's rows, and of these its context pictures.
+        judge: Parameters of LPIPS, where the loss has it.
     """
     network = WorldRecNetwork(model, axis=axis)
     results = jax.vmap(lambda p: network.apply({"params": params}, p))(batch.pictures)
@@ -142,7 +155,8 @@ def local_loss(
         return x.reshape(-1, *x.shape[2:])
 
     share = drawn.picture.shape[0] * drawn.share / targets
-    pictures, parts = picture_loss(weights, flat(drawn.rgb), flat(batch.images[:, drawn.picture]))
+    truth = flat(batch.images[:, drawn.picture])
+    pictures, parts = picture_loss(weights, flat(drawn.rgb), truth, judge=judge)
     depth = jax.vmap(partial(depth_loss, axis=axis))(results.log_depth, batch.lidar).mean()
     sky = jax.vmap(partial(sky_loss, axis=axis))(results.sky_logit, batch.sky, batch.sky_known)
     sky = sky.mean()

@@ -1,20 +1,22 @@
 """What WorldRec is trained on.
 
-    L = l1 |x - y| + ssim (1 - SSIM(x, y)) + perceptual P(x, y)                 (rendered pictures)
+    L = l1 |x - y| + ssim (1 - SSIM(x, y)) + perceptual P(x, y) + lpips D(x, y) (rendered pictures)
       + depth |log d - log d_lidar| + sky BCE(sky, no depth)                    (context pictures)
 
 P is any function of two pictures; here it is the mean absolute difference of image gradients at
-several scales, which punishes blur as feature losses do. Absolute values of pictures are rounded
-off at zero (`soft_abs`).
+several scales, which punishes blur as feature losses do. D is LPIPS (`jwm_jax.nn.lpips`). Absolute
+values of pictures are rounded off at zero (`soft_abs`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from jwm_jax.nn.lpips import lpips
 from jwm_jax.nn.ssim import ssim
 from jwm_jax.worldrec.split import total
 
@@ -33,6 +35,7 @@ class LossWeights:
         l1: Absolute error of rendered pictures.
         ssim: One minus structural similarity.
         perceptual: The perceptual term.
+        lpips: LPIPS of rendered pictures; 0 does without its weights.
         depth: Absolute error of log depth where lidar knows it.
         sky: Cross-entropy of the sky probability where it is known.
     """
@@ -40,6 +43,7 @@ class LossWeights:
     l1: float = 1.0
     ssim: float = 0.2
     perceptual: float = 0.5
+    lpips: float = 0.0
     depth: float = 0.2
     sky: float = 0.05
 
@@ -71,8 +75,17 @@ def picture_loss(
     image: Float[jax.Array, "n h w 3"],
     truth: Float[jax.Array, "n h w 3"],
     perceptual: PerceptualLoss = gradient_loss,
+    judge: Any = None,
 ) -> tuple[Float[jax.Array, ""], dict[str, jax.Array]]:
-    """Loss of rendered pictures and its parts."""
+    """Loss of rendered pictures and its parts.
+
+    Args:
+        weights: Of the terms.
+        image: Rendered.
+        truth: In [0, 1].
+        perceptual: P.
+        judge: Parameters of `lpips`; needed where its weight is not 0.
+    """
     error = image - truth
     similarity = ssim(image, truth)
     loss = weights.l1 * soft_abs(error).mean() + weights.ssim * (1.0 - similarity)
@@ -80,7 +93,11 @@ def picture_loss(
     clipped = jnp.clip(image, 0.0, 1.0) - truth
     per_picture = jnp.square(clipped).mean((1, 2, 3))
     psnr = -10.0 * jnp.log10(per_picture + 1e-10).mean()
-    return loss, {"l1": jnp.abs(error).mean(), "ssim": similarity, "psnr": psnr}
+    parts = {"l1": jnp.abs(error).mean(), "ssim": similarity, "psnr": psnr}
+    if weights.lpips:
+        parts["lpips"] = lpips(judge, jnp.clip(image, 0.0, 1.0), truth).mean()
+        loss += weights.lpips * parts["lpips"]
+    return loss, parts
 
 
 def depth_loss(

@@ -80,7 +80,7 @@ def test_help_of_a_verb_is_light_and_has_an_example(verb):
         (["generate", "kitti:/nowhere", "--steps", "0"], 2, "--steps 0: expected 1 or more"),
         (["demo", "--steps", "0"], 2, "--steps 0: expected 1 or more"),
         (["evaluate", "worldgen", "--steps", "0"], 2, "--steps 0: expected 1 or more"),
-        (["generate", "procedural:easy:x"], 2, "procedural:easy:SEED"),
+        (["generate", "procedural:easy:x"], 2, "procedural:RUNG:SEED"),
     ],
 )
 def test_errors_are_a_sentence_and_a_code(words, code, message, capsys, tmp_path, monkeypatch):

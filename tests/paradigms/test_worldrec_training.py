@@ -16,9 +16,11 @@ from jwm_jax.data.streets import make_clip
 from jwm_jax.data.tfds_clips import write_dataset
 from jwm_jax.distributed import MeshConfig, make_mesh, put_batch, read_compiled, unbox
 from jwm_jax.errors import DataError, UsageError
+from jwm_jax.nn.lpips import lpips_shapes
 from jwm_jax.paradigms.worldrec import WorldRecExperiment
 from jwm_jax.paradigms.worldrec_data import Sampling, drive_records, make_example
 from jwm_jax.worldrec import StageConfig, WorldRecConfig
+from jwm_jax.worldrec.losses import LossWeights
 
 MODEL = WorldRecConfig(
     height=32,
@@ -137,6 +139,36 @@ def test_scenes_and_their_pictures_are_split_without_changing_loss_or_gradient(
     assert {c.kind for c in costs.select(axis="data")} == {"all-reduce"}
     kinds = {c.kind for c in costs.select(axis="context")}
     assert kinds == {"all-gather", "reduce-scatter", "all-to-all", "all-reduce"}
+
+
+def test_lpips_joins_the_loss_on_every_mesh(record, task, params):
+    """Random weights judge; two scenes on two devices as on one, and pictures are never cut."""
+    random = np.random.default_rng(0)
+    judge = jax.tree.map(
+        lambda x: np.abs(random.normal(size=x.shape)).astype(np.float32) * 0.05, lpips_shapes()
+    )
+    config = replace(task.config, loss=LossWeights(lpips=0.5))
+    loss = partial(config.task().loss, key=None)
+    batch = examples(record, [0, 1])
+    plain = jax.eval_shape(partial(task.loss, key=None), params, batch)[1]
+    assert "lpips" not in plain
+
+    def run(**sizes):
+        mesh = make_mesh(MeshConfig(**{"data": 1, **sizes}))
+        with jax.set_mesh(mesh):
+            placed = put_batch(jax.tree.map(lambda x: np.asarray(x)[None], batch), mesh, 2)
+            placed = jax.tree.map(lambda x: x[0], placed)
+            return jax.jit(lambda p, b: loss(p, b, judge=judge))(params, placed)
+
+    (one, parts), (two, split) = run(), run(data=2)
+    assert parts["lpips"] > 0
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    np.testing.assert_allclose(split["lpips"], parts["lpips"], rtol=1e-4)
+    with (
+        jax.set_mesh(make_mesh(MeshConfig(data=1, context=2))),
+        pytest.raises(UsageError, match=r"make sampling.targets 1 a multiple of mesh.context 2"),
+    ):
+        jax.eval_shape(partial(loss, judge=judge), params, batch)
 
 
 def test_the_shapes_for_a_preview_are_those_of_examples(record, task):
