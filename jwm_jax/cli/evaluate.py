@@ -164,7 +164,8 @@ def _real(options: Options) -> dict:
     from jwm_jax.data import load_clip
     from jwm_jax.evaluation.real import PROTOCOL, evaluate_drive, prepared
     from jwm_jax.joint import JointWorldModel
-    from jwm_jax.nn.lpips import WEIGHTS, find_lpips
+    from jwm_jax.nn.frozen import find_weights
+    from jwm_jax.nn.lpips import WEIGHTS
     from jwm_jax.worldgen import WorldGen
     from jwm_jax.worldrec import WorldRec
 
@@ -175,7 +176,7 @@ def _real(options: Options) -> dict:
     world = JointWorldModel(
         WorldRec.from_pretrained(options.rec), WorldGen.from_pretrained(options.gen)
     )
-    if find_lpips() is None:
+    if find_weights(WEIGHTS) is None:
         say(f"LPIPS is left out: its weights {WEIGHTS} are not there.")
     tables, sheets = {}, {}
     for spec, clip in track(drives.items(), "drives", len(drives)):

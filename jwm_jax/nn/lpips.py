@@ -12,7 +12,6 @@ The weights are read from a safetensors file with the names and layouts of the `
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jwm_jax.errors import DataError
+from jwm_jax.nn.frozen import read_weights
 
 Array = jax.Array | np.ndarray
 
@@ -57,12 +57,6 @@ def lpips_shapes() -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
     return shapes
 
 
-def find_lpips(path: str | os.PathLike[str] = WEIGHTS) -> Path | None:
-    """The weights' file, or None where there is none; `$NAME` is expanded."""
-    file = Path(os.path.expandvars(os.fspath(path))).expanduser()
-    return file if file.is_file() else None
-
-
 def load_lpips(path: str | os.PathLike[str] = WEIGHTS) -> dict[str, dict[str, np.ndarray]]:
     """Reads the weights.
 
@@ -76,18 +70,7 @@ def load_lpips(path: str | os.PathLike[str] = WEIGHTS) -> dict[str, dict[str, np
     Raises:
         DataError: There is no such file, or it holds something else.
     """
-    from safetensors.numpy import load_file
-
-    file = find_lpips(path)
-    if file is None:
-        raise DataError(
-            f"LPIPS needs the weights {path}, and there is no such file; set JWM_DATA to the "
-            "folder that holds weights_lpips, or name the file."
-        )
-    try:
-        tensors = load_file(file)
-    except Exception as error:  # safetensors raises types of its own
-        raise DataError(f"{file} is not a readable safetensors file: {error}") from error
+    file, tensors = read_weights(path, "LPIPS")
     params: dict[str, dict[str, np.ndarray]] = {}
     for name, parts in lpips_shapes().items():
         kind, layer = name.split("_")
