@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +13,9 @@ from jwm_jax.cli.output import claim, say_next
 from jwm_jax.errors import UsageError
 from jwm_jax.files import write_whole
 
+WHAT = ("codec", "worldrec", "worldgen", "real", "distillation", "drift")
+COUNTS = {"distillation": 256, "drift": 4}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Common):
@@ -21,17 +24,19 @@ class Options(Common):
     codec: PSNR of encoding and decoding. worldrec: PSNR and SSIM at held-out instants and lane
     shifts, beside baselines. worldgen: futures with and without the scene, beside copying the first
     frame and the codec's ceiling, and the flow loss. real: reconstruction and futures of drives of
-    your own. Each protocol is described where it is defined, in jwm_jax/evaluation.
+    your own. distillation: generators and numbers of steps beside each other, by distances between
+    sets of videos, LPIPS and energy. drift: the same over a minute. Each protocol is described
+    where it is defined, in jwm_jax/evaluation.
 
     Example: jwm evaluate worldgen --rung easy --count 4
     """
 
-    what: Annotated[Literal["codec", "worldrec", "worldgen", "real"], tyro.conf.Positional]
+    what: Annotated[Literal[WHAT], tyro.conf.Positional]
     """Which model, and so which protocol."""
     rung: Literal["easy", "full", "both"] = "both"
-    """Procedural streets to use."""
-    count: int = 20
-    """Streets of each rung."""
+    """Procedural streets to use; distillation and drift use both in turn."""
+    count: int | None = None
+    """Streets: of each rung, 20 by default; for distillation 256, for drift 4 in all."""
     clip: str | None = None
     """A drive to score worldrec on instead of streets, such as kitti:PATH."""
     clips: tuple[str, ...] = ()
@@ -44,6 +49,13 @@ class Options(Common):
     """Name or model directory of the pixel-aligned baseline; without it that row is left out."""
     gen: str = "tiny"
     """Name or model directory."""
+    gens: tuple[str, ...] = ()
+    """Generators of distillation and drift, such as tiny 'tiny?steps=50' 'DIR?prior=0'; further
+    options are key_frame_every, window and sink."""
+    seconds: int = 60
+    """Length of drift's futures."""
+    scores: Path = Path("runs/distillation")
+    """Folder in which distillation keeps the scores of each street, so that it can go on."""
     steps: int | None = None
     """Denoising steps a chunk; by default as many as the model is made for."""
     seed: int = 0
@@ -53,12 +65,14 @@ class Options(Common):
     json: bool = False
     """Print one JSON object instead of tables."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder for scores.json and sheets of pictures: of each rung's first street (worldgen), or of
-    each drive (real); nothing is written without it."""
+    """Folder for scores.json and sheets of pictures: of each rung's first street (worldgen), of
+    each drive (real), or of the first street (drift); nothing is written without it."""
 
 
 def run(options: Options) -> None:
     """Run `jwm evaluate`."""
+    if options.count is None:
+        options = replace(options, count=COUNTS.get(options.what, 20))
     check_numbers(1, count=options.count, steps=options.steps)
     check_numbers(0, key_frame_every=options.key_frame_every)
     if options.clip is not None and options.what != "worldrec":
@@ -69,12 +83,20 @@ def run(options: Options) -> None:
             if options.what == "real"
             else "--clips goes with real; the other protocols need procedural streets."
         )
+    if (options.what in COUNTS) != bool(options.gens):
+        raise UsageError(
+            f"evaluate {options.what} needs generators: --gens tiny 'tiny?steps=50' ..."
+            if options.what in COUNTS
+            else "--gens goes with distillation and drift; the other protocols take --gen."
+        )
     folder = None if options.out is None else claim(options.out, "evaluate", overwrite=None)
     score = {
         "codec": _codec,
         "worldrec": _worldrec,
         "worldgen": _worldgen,
         "real": _real,
+        "distillation": _distillation,
+        "drift": _drift,
     }[options.what]
     result = score(options)
     sheets = result.pop("sheets", {})
@@ -191,6 +213,45 @@ def _real(options: Options) -> dict:
     return {"protocol": PROTOCOL, "tables": tables, "sheets": sheets}
 
 
+def _distillation(options: Options) -> dict:
+    from jwm_jax.cli.progress import track
+    from jwm_jax.evaluation.distillation import PROTOCOL, evaluate_distillation
+    from jwm_jax.evaluation.variants import load_variant
+    from jwm_jax.worldrec import WorldRec
+
+    table = evaluate_distillation(
+        WorldRec.from_pretrained(options.rec),
+        [load_variant(spec) for spec in options.gens],
+        options.count,
+        options.scores,
+        seed=options.seed,
+        progress=lambda numbers: track(numbers, "distillation"),
+    )
+    return {"protocol": PROTOCOL, "tables": {f"{options.count} streets": table}}
+
+
+def _drift(options: Options) -> dict:
+    from jwm_jax.cli.progress import track
+    from jwm_jax.evaluation.drift import PROTOCOL, evaluate_drift
+    from jwm_jax.evaluation.variants import load_variant
+    from jwm_jax.worldrec import WorldRec
+
+    found = evaluate_drift(
+        WorldRec.from_pretrained(options.rec),
+        [load_variant(spec) for spec in options.gens],
+        options.count,
+        options.seconds,
+        seed=options.seed,
+        progress=lambda numbers: track(numbers, "drift"),
+    )
+    return {
+        "protocol": PROTOCOL,
+        "tables": {f"{options.count} streets, {options.seconds} s": found.table},
+        "curves": found.curves,
+        "sheets": {"first_street": _strips(found.strips)},
+    }
+
+
 def _strips(strips) -> bytes:
     """A JPEG: one row of pictures a name."""
     import numpy as np
@@ -236,10 +297,13 @@ def _sheet(world, clip, options: Options) -> bytes:
 
 
 def _print_table(rows: dict[str, dict[str, float]]) -> None:
-    columns = list(next(iter(rows.values())))
-    digits = {c: 3 if max(abs(row[c]) for row in rows.values()) < 3 else 2 for c in columns}
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    digits = {c: 3 if max(abs(row.get(c, 0)) for row in rows.values()) < 3 else 2 for c in columns}
     width = max(len(r) for r in rows) + 2
     wide = max(12, *(len(c) + 2 for c in columns))
     print(" " * width + "".join(f"{c:>{wide}}" for c in columns))
-    for name, values in rows.items():
-        print(f"{name:<{width}}" + "".join(f"{values[c]:>{wide}.{digits[c]}f}" for c in columns))
+    for name, row in rows.items():
+        cells = (
+            f"{row[c]:>{wide}.{digits[c]}f}" if c in row else f"{'-':>{wide}}" for c in columns
+        )
+        print(f"{name:<{width}}" + "".join(cells))

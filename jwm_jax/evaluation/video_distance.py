@@ -9,6 +9,7 @@ compared with a figure that another program printed.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import jax
 import numpy as np
@@ -56,14 +57,12 @@ def clip_features(
     Raises:
         DataError: The weights are missing.
     """
-    params = load_i3d()
-    run = jax.jit(i3d)
-    features, waiting = [], []
+    run, features, waiting = _network(), [], []
 
     def flush() -> None:
         if waiting:
             filled = waiting + waiting[-1:] * (batch - len(waiting))
-            features.append(np.asarray(run(params, np.stack(filled)))[: len(waiting)])
+            features.append(np.asarray(run(np.stack(filled)))[: len(waiting)])
             waiting.clear()
 
     for clip in clips:
@@ -72,6 +71,13 @@ def clip_features(
             flush()
     flush()
     return np.concatenate(features)
+
+
+@cache
+def _network() -> Callable[[np.ndarray], jax.Array]:
+    """I3D with its weights, read and compiled once."""
+    params, run = load_i3d(), jax.jit(i3d)
+    return lambda clips: run(params, clips)
 
 
 def frechet_distance(a: Features, b: Features) -> float:

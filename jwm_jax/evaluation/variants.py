@@ -1,0 +1,98 @@
+"""A generator and a way to sample it, written on one line:
+
+    MODEL?steps=50&prior=0&key_frame_every=2&window=6&sink=0
+
+MODEL is a shipped size or a model directory. ``steps`` a chunk are the model's own unless given;
+``prior=0`` leaves the scene out; ``key_frame_every`` is that of `JointWorldModel.rollout`;
+``window`` and ``sink`` change how many latent frames a session remembers.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from urllib.parse import parse_qsl
+
+import jax
+import numpy as np
+
+from jwm_jax.errors import UsageError
+from jwm_jax.joint import JointWorldModel, Rollout
+from jwm_jax.scene import Clip, Scene, Trajectory
+from jwm_jax.worldgen import WorldGen
+from jwm_jax.worldrec import WorldRec
+
+OPTIONS = {"steps": 1, "prior": 0, "key_frame_every": 0, "window": 1, "sink": 0}
+"""Options of a spec, and the smallest value of each."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A generator as a row of a table samples it.
+
+    Attributes:
+        name: The spec it was read from.
+        gen: The generator.
+        steps: Denoising steps a chunk.
+        prior: Whether the scene is shown to it.
+        key_frame_every: Chunks between key frames that go back into the scene; 0 for none.
+    """
+
+    name: str
+    gen: WorldGen
+    steps: int
+    prior: bool = True
+    key_frame_every: int = 0
+
+    def rollout(
+        self, rec: WorldRec, start: Clip, future: Trajectory, scene: Scene, seed: int
+    ) -> Rollout:
+        """The future of a start, see `JointWorldModel.rollout`."""
+        return JointWorldModel(rec, self.gen).rollout(
+            start,
+            future,
+            seed=seed,
+            steps=self.steps,
+            use_prior=self.prior,
+            scene=scene if self.prior else None,
+            key_frame_every=self.key_frame_every if self.prior else 0,
+        )
+
+    def identity(self, *others: object) -> str:
+        """Twelve digits that name this row: weights, configuration, sampling, and what is added."""
+        settings = (self.gen.config, self.gen.codec.config, self.steps, self.prior)
+        weights = digest_of(self.gen.params, self.gen.codec.params)
+        text = repr((weights, settings, self.key_frame_every, others))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def digest_of(*trees: object) -> str:
+    """SHA-256 of the arrays of some trees, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(trees):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def load_variant(spec: str) -> Variant:
+    """Reads a spec and the model it names.
+
+    Raises:
+        UsageError: An unknown option or value, or no such model.
+        DataError: A broken model.
+    """
+    model, _, query = spec.partition("?")
+    given: dict[str, int] = {}
+    for key, text in parse_qsl(query, keep_blank_values=True):
+        if key not in OPTIONS:
+            raise UsageError(f"generator {spec!r}: unknown option {key!r}; known: {[*OPTIONS]}.")
+        least = OPTIONS[key]
+        if not text.isdigit() or int(text) < least:
+            raise UsageError(
+                f"generator {spec!r}: {key} must be a whole number from {least} on, got {text!r}."
+            )
+        given[key] = int(text)
+    gen = WorldGen.from_pretrained(model)
+    memory = {name: given[name] for name in ("window", "sink") if name in given}
+    gen = replace(gen, config=replace(gen.config, **memory))
+    steps = given.get("steps", gen.config.sampling_steps)
+    prior, key_frame_every = bool(given.get("prior", 1)), given.get("key_frame_every", 0)
+    return Variant(spec, gen, steps, prior, key_frame_every)
