@@ -19,19 +19,17 @@ card says which.
 from dataclasses import replace
 
 from jwm_configs import worldgen_tiny
-from jwm_jax.paradigms.joint import JointExperiment
+from jwm_jax.paradigms.teacher_forcing import TeacherForcingExperiment
 
 
-def config() -> JointExperiment:
+def config() -> TeacherForcingExperiment:
     """The experiment."""
-    base = worldgen_tiny.config()
-    fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
-    return JointExperiment(
-        **{
-            **fields,
-            "name": "worldgen_joint_tiny",
-            "init_from": "runs/worldgen_tiny/model",
-            "dropout": {**base.dropout, "prior": 0.3},
-            "optimizer": replace(base.optimizer, learning_rate=5e-4),
-        }
+    before = worldgen_tiny.config()
+    return replace(
+        before,
+        name="worldgen_joint_tiny",
+        rec="tiny",
+        init_from="runs/worldgen_tiny/model",
+        dropout={**before.dropout, "prior": 0.3},
+        optimizer=replace(before.optimizer, learning_rate=5e-4),
     )

@@ -1,6 +1,6 @@
-"""Causal ODE distillation of the `tiny` generator to 4 steps on stored paths of `worldgen_tiny`,
-in the place of `worldgen_cd_tiny`. The first run makes the paths, later ones find them in
-runs/latents.
+"""Causal ODE distillation of the `tiny` generator to 4 steps on stored paths of
+`worldgen_joint_tiny`, in the place of `worldgen_cd_tiny`. The first run makes the paths,
+later ones find them in runs/latents.
 
     jwm train worldgen_ode_tiny --devices 2 --out runs/worldgen_ode_tiny
 

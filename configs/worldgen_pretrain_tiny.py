@@ -5,6 +5,9 @@ codec and data/streets_easy and data/streets_full (configs/README.md):
 
     jwm train worldgen_pretrain_tiny --devices 2 --out runs/worldgen_pretrain_tiny
 
+It sees priors from the scenes of the shipped WorldRec, hidden from 30 % of the samples, so that it
+can judge a student that sees them (`worldgen_dmd_tiny`).
+
 The first run encodes the clips into runs/latents (about half a second an example), later ones
 find them there. The codec's real drives are part of the data; `--set source.clips=[]` does
 without. Hardware: 2 CPU cores as two simulated devices.
@@ -14,6 +17,7 @@ from jwm_configs import codec_tiny
 from jwm_jax.distributed.mesh import MeshConfig
 from jwm_jax.paradigms.latents import LatentSource
 from jwm_jax.paradigms.pretrain import PretrainExperiment
+from jwm_jax.paradigms.worldgen_task import DROPOUT
 from jwm_jax.training.optimizer import OptimizerConfig
 from jwm_jax.worldgen.config import SIZES
 
@@ -34,6 +38,8 @@ def config() -> PretrainExperiment:
             ema_decay=0.995,
         ),
         model=SIZES["tiny"],
+        rec="tiny",
+        dropout={**DROPOUT, "prior": 0.3},
         source=LatentSource(
             datasets=("data/streets_easy", "data/streets_full"),
             clips=codec_tiny.config().clips,

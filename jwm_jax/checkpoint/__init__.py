@@ -1,4 +1,4 @@
-"""Model directories, training checkpoints, warm starts."""
+"""Model directories and training checkpoints."""
 
 from jwm_jax.checkpoint.dataclass_json import from_dict, to_dict
 from jwm_jax.checkpoint.model_dir import (
@@ -15,11 +15,9 @@ from jwm_jax.checkpoint.model_dir import (
     unflatten,
 )
 from jwm_jax.checkpoint.sharded import check_model, load_sharded
-from jwm_jax.checkpoint.warm_start import WarmStartReport, warm_start
 
 __all__ = [
     "STAGES",
-    "WarmStartReport",
     "check_model",
     "check_params",
     "check_shapes",
@@ -34,5 +32,4 @@ __all__ = [
     "save_model",
     "to_dict",
     "unflatten",
-    "warm_start",
 ]

@@ -154,7 +154,7 @@ def _say_next(options: Options, config: Any, task: Any, out: Path, result: Any) 
     if jax.process_index():
         return
     again = f"jwm train {options.config} --out {out}"
-    if result.status != "finished":
+    if result.status not in ("finished", "early"):
         say_next(f"{again}    # the same flags as before; goes on from step {result.step}")
         return
     print(f"metrics: {out / 'metrics.jsonl'}; model: {out / 'model'}")

@@ -29,9 +29,9 @@ from jaxtyping import Float
 
 from jwm_jax.data.streets import FIRST_TEST_SEED, make_clip
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.evaluation.images import energy, psnr
+from jwm_jax.evaluation.images import border_ratio, energy, psnr
 from jwm_jax.evaluation.rollouts import FRAMES, future_of
-from jwm_jax.evaluation.variants import Variant, digest_of
+from jwm_jax.evaluation.variants import Variant, check_variants, digest_of
 from jwm_jax.evaluation.video_distance import (
     FEWEST_CLIPS,
     clip_features,
@@ -128,19 +128,6 @@ def evaluate_distillation(
     return table
 
 
-def check_variants(variants: Sequence[Variant]) -> None:
-    """Refuse rows that cannot share a table.
-
-    Raises:
-        UsageError: There is none, two have one name, or they generate in different latents.
-    """
-    names = [variant.name for variant in variants]
-    if not names or len(set(names)) < len(names):
-        raise UsageError(f"generators must be at least one, and each once; got {names}.")
-    if len({repr(v.gen.codec.config) for v in variants}) > 1:
-        raise UsageError(f"generators of one table must share a codec; got {names}.")
-
-
 def chunk_milliseconds(variants: Sequence[Variant], clip: Clip) -> dict[str, float]:
     """Milliseconds a generated frame of each row, over the chunks of one clip's future in turn."""
     names = [variant.name for variant in variants]
@@ -168,18 +155,6 @@ def chunk_milliseconds(variants: Sequence[Variant], clip: Clip) -> dict[str, flo
 def coded(codec: VideoCodec, clip: Clip) -> Float[np.ndarray, "f h w 3"]:
     """The frames after the first, encoded and decoded."""
     return np.asarray(codec.decode(codec.encode(_unit(clip)[None])))[0, 1:]
-
-
-def border_ratio(frames: Float[np.ndarray, "f h w 3"], chunk: int = 4) -> float:
-    """Mean absolute difference between frames at the borders of chunks over that within them.
-
-    Args:
-        frames: Whole chunks, from the first generated frame on.
-        chunk: Frames of a chunk.
-    """
-    steps = np.abs(np.diff(np.asarray(frames, np.float64), axis=0)).mean((1, 2, 3))
-    at_border = np.arange(1, len(frames)) % chunk == 0
-    return float(steps[at_border].mean() / max(steps[~at_border].mean(), 1e-9))
 
 
 def _generated(rec: WorldRec, variant: Variant, seed: int) -> Row:

@@ -25,10 +25,9 @@ from jaxtyping import Float
 
 from jwm_jax.data.streets import FIRST_TEST_SEED, make_clip
 from jwm_jax.errors import UsageError
-from jwm_jax.evaluation.distillation import border_ratio, check_variants
-from jwm_jax.evaluation.images import energy
+from jwm_jax.evaluation.images import border_ratio, energy
 from jwm_jax.evaluation.rollouts import future_of
-from jwm_jax.evaluation.variants import Variant
+from jwm_jax.evaluation.variants import Variant, check_variants
 from jwm_jax.scene import Clip
 from jwm_jax.worldgen import VideoCodec
 from jwm_jax.worldrec import WorldRec, measured_depth

@@ -1,4 +1,5 @@
-"""Metrics of pictures in [0, 1]: PSNR, SSIM as `jwm_jax.nn.ssim` defines it, and energy."""
+"""Metrics of pictures and videos in [0, 1]: PSNR, SSIM as `jwm_jax.nn.ssim` defines it, energy, and
+how frames differ at the borders of chunks."""
 
 import numpy as np
 from jaxtyping import Float
@@ -38,3 +39,15 @@ def energy(images: Float[Array, "*b h w 3"]) -> Float[np.ndarray, "*b"]:
     rows = (images[..., :-2, :, :] + 2 * images[..., 1:-1, :, :] + images[..., 2:, :, :]) / 4
     blurred = (rows[..., :-2, :] + 2 * rows[..., 1:-1, :] + rows[..., 2:, :]) / 4
     return np.mean((images[..., 1:-1, 1:-1, :] - blurred) ** 2, axis=(-3, -2, -1))
+
+
+def border_ratio(frames: Float[np.ndarray, "f h w 3"], chunk: int = 4) -> float:
+    """Mean absolute difference between frames at the borders of chunks over that within them.
+
+    Args:
+        frames: Whole chunks, from the first generated frame on.
+        chunk: Frames of a chunk.
+    """
+    steps = np.abs(np.diff(np.asarray(frames, np.float64), axis=0)).mean((1, 2, 3))
+    at_border = np.arange(1, len(frames)) % chunk == 0
+    return float(steps[at_border].mean() / max(steps[~at_border].mean(), 1e-9))

@@ -8,6 +8,7 @@ MODEL is a shipped size or a model directory. ``steps`` a chunk are the model's 
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
@@ -96,3 +97,16 @@ def load_variant(spec: str) -> Variant:
     steps = given.get("steps", gen.config.sampling_steps)
     prior, key_frame_every = bool(given.get("prior", 1)), given.get("key_frame_every", 0)
     return Variant(spec, gen, steps, prior, key_frame_every)
+
+
+def check_variants(variants: Sequence[Variant]) -> None:
+    """Refuse rows that cannot share a table.
+
+    Raises:
+        UsageError: There is none, two have one name, or they generate in different latents.
+    """
+    names = [variant.name for variant in variants]
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"generators must be at least one, and each once; got {names}.")
+    if len({repr(v.gen.codec.config) for v in variants}) > 1:
+        raise UsageError(f"generators of one table must share a codec; got {names}.")

@@ -10,7 +10,8 @@ sigma_i on the straight path to the data,
     loss = |f(x, sigma_i) - stop_gradient f(x', sigma_{i+1})|^2 / max(sigma_i, 0.2)^2
 
 where f is the student's clean latent, and x' itself at sigma 0, which pins the end of the path. No
-pairs are stored. The loss is a mean over frames 1..K.
+pairs are stored. The loss is a mean over frames 1..K. Conditions are hidden from samples as in
+teacher forcing, from both alike, so that the student serves without them too.
 """
 
 from collections.abc import Mapping
@@ -22,9 +23,9 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jwm_jax.errors import UsageError
-from jwm_jax.paradigms.joint import JointExperiment, JointTask
+from jwm_jax.paradigms.teacher_forcing import TeacherForcingExperiment, TeacherForcingTask
 from jwm_jax.training.nets import Net, Phase
-from jwm_jax.worldgen.conditions import LatentConditions, unconditional
+from jwm_jax.worldgen.conditions import LatentConditions, drop_conditions, unconditional
 from jwm_jax.worldgen.config import WorldGenConfig
 from jwm_jax.worldgen.flow import add_noise, guided, sigma_schedule, x0_weight
 from jwm_jax.worldgen.forward import predict_teacher_forced
@@ -114,7 +115,7 @@ def _frames(values: Float[jax.Array, "b f"]) -> Float[jax.Array, "b 1 f 1 1 1"]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConsistencyExperiment(JointExperiment):
+class ConsistencyExperiment(TeacherForcingExperiment):
     """Causal consistency distillation; with `rec`, of a student that is shown priors.
 
     Attributes:
@@ -124,7 +125,6 @@ class ConsistencyExperiment(JointExperiment):
         cfg_scale: guidance of the teacher.
     """
 
-    rec: str | None = None
     teacher: str = "runs/worldgen_tiny/model"
     grid: int = 48
     cfg_scale: float = 1.0
@@ -146,7 +146,7 @@ class ConsistencyExperiment(JointExperiment):
         return ConsistencyTask(self)
 
 
-class ConsistencyTask(JointTask):
+class ConsistencyTask(TeacherForcingTask):
     """Consistency distillation as the loop sees it."""
 
     stage = "few_step"
@@ -169,13 +169,14 @@ class ConsistencyTask(JointTask):
         def loss(params: Any, others: Mapping[str, Any], batch: Any, key: Any) -> Any:
             latents, conditions = batch
             config = self.config
+            key_drop, key_loss = jax.random.split(key)
             rows = consistency_loss(
                 config.model,
                 params,
                 others["teacher"],
                 latents,
-                conditions,
-                key,
+                drop_conditions(key_drop, conditions, config.dropout),
+                key_loss,
                 config.grid,
                 config.cfg_scale,
             )

@@ -21,6 +21,7 @@ clean latents x = G(rollout) and x_sigma on the straight path from x to noise,
 The weights come with every batch, so a schedule (`WeightSchedule`) leads from one term to another
 without compiling anew, and a term of weight 0 is not computed. While all weights are 0 only the
 critic learns: its warm-up. The critic's loss is that of bidirectional pretraining, on rollouts.
+Conditions are hidden from samples as in the stages before, from all networks alike.
 
 Scores, their difference and everything the optimisers keep are float32: in bfloat16 neither the
 difference nor an update of 1e-6 survives.
@@ -37,21 +38,28 @@ import numpy as np
 from jaxtyping import Float
 
 from jwm_jax.errors import UsageError
+from jwm_jax.evaluation.images import border_ratio, energy
 from jwm_jax.paradigms.consistency import consistency_loss, few_step, frozen_net
-from jwm_jax.paradigms.joint import JointExperiment, JointTask
 from jwm_jax.paradigms.ode import check_pairs, ode_loss, open_pairs, pair_batches, pair_shapes
-from jwm_jax.paradigms.teacher_forcing import teacher_forcing_loss
+from jwm_jax.paradigms.teacher_forcing import (
+    TeacherForcingExperiment,
+    TeacherForcingTask,
+    teacher_forcing_loss,
+)
 from jwm_jax.training.nets import Net, Phase
 from jwm_jax.training.optimizer import OptimizerConfig
 from jwm_jax.training.sampling import Rows
 from jwm_jax.training.step import Alternate, Cycle
-from jwm_jax.worldgen.conditions import LatentConditions, unconditional
+from jwm_jax.worldgen.conditions import LatentConditions, drop_conditions, unconditional
 from jwm_jax.worldgen.config import WorldGenConfig
 from jwm_jax.worldgen.flow import add_noise, guided, shift_sigma, x0_weight
 from jwm_jax.worldgen.forward import predict_clip
 from jwm_jax.worldgen.rollout import Rolled, replay, roll
 from jwm_jax.worldgen.sampler import step_sigmas
 from jwm_jax.worldgen.transformer import empty_text
+
+SHOWN = 2
+"""Held-out rollouts that an evaluation decodes."""
 
 Clip = Float[jax.Array, "b v f h w c"]
 
@@ -231,7 +239,7 @@ def clip_statistics(clip: Clip, truth: Clip) -> dict[str, jax.Array]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillExperiment(JointExperiment):
+class DistillExperiment(TeacherForcingExperiment):
     """Distribution matching distillation; `rollout_steps` are the student's steps, and with `rec`
     the student is shown priors.
 
@@ -250,7 +258,6 @@ class DistillExperiment(JointExperiment):
         frozen_dtype: in which the frozen networks are kept: "float32" or "bfloat16".
     """
 
-    rec: str | None = None
     init_from: str | None = "runs/worldgen_cd_tiny/model"
     real: str = "runs/worldgen_pretrain_tiny/model"
     teacher: str | None = None
@@ -289,7 +296,7 @@ class DistillExperiment(JointExperiment):
         return DistillTask(self)
 
 
-class DistillTask(JointTask):
+class DistillTask(TeacherForcingTask):
     """Distribution matching distillation as the loop sees it."""
 
     stage = "few_step"
@@ -349,9 +356,10 @@ class DistillTask(JointTask):
         weight = jax.ShapeDtypeStruct((), jnp.float32)
         return latents, conditions, pair, {term.name: weight for term in fields(WeightSchedule)}
 
-    def rolled(self, params: Any, batch: Any, key: jax.Array) -> Rolled:
+    def rolled(
+        self, params: Any, latents: Clip, conditions: LatentConditions, key: jax.Array
+    ) -> Rolled:
         """A rollout of the student over a batch's windows, which ends at a random step."""
-        latents, conditions, _, _ = batch
         config, key_exit = self.config.model, jax.random.fold_in(key, 0)
         sigmas = jnp.asarray(step_sigmas(self.exported)[:-1])
         exit_step = jax.random.randint(key_exit, (), 0, len(sigmas))
@@ -359,13 +367,42 @@ class DistillTask(JointTask):
         first = latents[:, :, :1]
         return roll(config, params, first, conditions, key, sigmas, exit_step, text)
 
+    def judge(
+        self,
+        rolled: Float[np.ndarray, "b v f h w c"],
+        truth: Float[np.ndarray, "b v f h w c"],
+    ) -> dict[str, Any]:
+        """`clip_statistics` of held-out rollouts and `statistics_gap`, the mean absolute logarithm
+        of its ratios, which falls as a student's clips come to look like true ones; and of the
+        first `SHOWN` of them as pictures: ``picture_energy`` and ``border`` over the truth's
+        through the codec, and a strip, truth above student.
+        """
+        values = {
+            n: float(x) for n, x in clip_statistics(*map(jnp.asarray, (rolled, truth))).items()
+        }
+        logs = [abs(np.log(values[name])) for name in ("latent_std", "energy", "motion")]
+        ours, theirs = (
+            np.asarray(self.codec.decode(x[:SHOWN, 0]), np.float32) for x in (rolled, truth)
+        )
+        chunk = self.config.model.frames_per_chunk
+        border = [np.mean([border_ratio(v[1:], chunk) for v in x]) for x in (ours, theirs)]
+        pairs = zip(theirs, ours, strict=True)
+        rows = [np.concatenate(video[1::chunk], axis=1) for pair in pairs for video in pair]
+        return values | {
+            "statistics_gap": float(np.mean(logs)),
+            "picture_energy": float(energy(ours[:, 1:]).mean() / energy(theirs[:, 1:]).mean()),
+            "border": float(border[0] / border[1]),
+            "rollouts": np.concatenate(rows),
+        }
+
     def student_loss(
         self, params: Any, others: Mapping[str, Any], batch: Any, key: jax.Array
     ) -> tuple[tuple[Any, Any], dict[str, Any]]:
         """The weighted terms of the student; those of weight 0 are skipped."""
-        config, (latents, conditions, pair, weights) = self.config, batch
-        keys = dict(zip(("cd", "dmd", "score", "x0"), jax.random.split(key, 4), strict=True))
-        rows = len(latents)
+        config, (latents, whole, pair, weights) = self.config, batch
+        names = ("drop", "cd", "dmd", "score", "x0")
+        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+        rows, conditions = len(latents), drop_conditions(keys["drop"], whole, config.dropout)
 
         def consistency() -> Any:
             return consistency_loss(
@@ -380,10 +417,10 @@ class DistillTask(JointTask):
             ), {}
 
         def regression() -> Any:
-            return ode_loss(config.model, params, latents, conditions, pair), {}
+            return ode_loss(config.model, params, latents, whole, pair), {}
 
         def matching() -> Any:
-            rolled = self.rolled(params, batch, keys["dmd"])
+            rolled = self.rolled(params, latents, conditions, keys["dmd"])
             text = empty_text(config.model, params, rows)
             through = config.matching.through_memory
             exits = replay(config.model, params, rolled, conditions, through, text)
@@ -405,7 +442,7 @@ class DistillTask(JointTask):
                 config.noise,
                 params,
                 latents,
-                conditions,
+                whole,
                 keys["x0"],
                 config.dropout,
                 config.noise.history,
@@ -428,10 +465,10 @@ class DistillTask(JointTask):
         self, params: Any, others: Mapping[str, Any], batch: Any, key: jax.Array
     ) -> tuple[tuple[Any, Any], dict[str, Any]]:
         """The critic's flow loss on a fresh rollout of the student."""
-        key_roll, key_loss = jax.random.split(key)
-        _, conditions, _, _ = batch
-        clip = self.rolled(others["model"], batch, key_roll).latents
-        config = self.config
+        key_drop, key_roll, key_loss = jax.random.split(key, 3)
+        config, (latents, conditions, _, _) = self.config, batch
+        conditions = drop_conditions(key_drop, conditions, config.dropout)
+        clip = self.rolled(others["model"], latents, conditions, key_roll).latents
         rows = critic_loss(config.model, config.matching, params, clip, conditions, key_loss)
         return (jnp.sum(rows), len(rows)), {}
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jwm_jax.paradigms.joint import first_instant_prior
 from jwm_jax.paradigms.latent_encoding import encode_clip, encode_prior
 from jwm_jax.paradigms.latents import LatentSet, LatentSource
+from jwm_jax.paradigms.priors import first_instant_prior
 from jwm_jax.paradigms.teacher_forcing import teacher_forcing_loss
 from jwm_jax.paradigms.worldgen_task import NoiseConfig
 from jwm_jax.scene import Clip

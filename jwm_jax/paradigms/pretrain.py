@@ -84,7 +84,6 @@ class PretrainTask(WorldGenTask):
     """Bidirectional pretraining as the loop sees it."""
 
     stage = "bidirectional"
-    starts_from = ("bidirectional",)
 
     def flow_loss(
         self, params: Any, batch: Any, key: Any, dropout: Mapping[str, float], history: float

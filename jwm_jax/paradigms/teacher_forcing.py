@@ -128,7 +128,7 @@ class TeacherForcingTask(WorldGenTask):
             config.middle_weight,
         )
 
-    def evaluate(self, params: Any) -> dict[str, float]:
+    def evaluate(self, params: Any) -> dict[str, Any]:
         """Held-out loss, and how far rollouts drift from the truth beside copying the first frame.
 
         Rollouts run on the model's own output; errors are mean squares in latents of unit variance
@@ -152,7 +152,15 @@ class TeacherForcingTask(WorldGenTask):
             truth = latents[:, :, frame]
             values[f"rollout_mse_{frame}"] = mean(rolled[:, :, frame] - truth)
             values[f"copy_mse_{frame}"] = mean(latents[:, :, 0] - truth)
-        return values
+        return values | self.judge(rolled, latents)
+
+    def judge(
+        self,
+        rolled: Float[np.ndarray, "b v f h w c"],
+        truth: Float[np.ndarray, "b v f h w c"],
+    ) -> dict[str, Any]:
+        """What else evaluation says of rollouts beside the true clips, frame 0 given."""
+        return {}
 
     @cached_property
     def _rollout(self) -> Any:

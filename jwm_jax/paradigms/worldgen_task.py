@@ -15,7 +15,8 @@ from jwm_jax.checkpoint.model_dir import WEIGHTS
 from jwm_jax.distributed import gather_to_host, put_rows
 from jwm_jax.errors import UsageError
 from jwm_jax.paradigms.latent_encoding import open_latents
-from jwm_jax.paradigms.latents import LatentSet, LatentSource, Prior, stack_windows
+from jwm_jax.paradigms.latents import LatentSet, LatentSource, stack_windows
+from jwm_jax.paradigms.priors import DEPTHS, ScenePriors
 from jwm_jax.training.config import ExperimentConfig
 from jwm_jax.training.nets import Net
 from jwm_jax.training.sampling import Rows, example_indices, step_rng
@@ -63,6 +64,11 @@ class WorldGenExperiment(ExperimentConfig):
         dropout: probability of hiding each condition from a sample.
         middle_weight: weight of the middle head's own loss, for a model with ``middle_head``; the
             same target is asked of it (ReWorld, arXiv 2606.27504).
+        rec: WorldRec whose scenes give priors: a shipped size or a model directory; None for no
+            priors.
+        depth: where its depth comes from: ``network``, ``measured`` (lidar, for clips that have
+            it) or ``mixed``, which is measured for every second example, so that the generator
+            learns the mistakes of both.
         init_from: model directory or shipped size to start from; None starts from scratch.
     """
 
@@ -72,10 +78,14 @@ class WorldGenExperiment(ExperimentConfig):
     noise: NoiseConfig = NoiseConfig()
     dropout: dict[str, float] = field(default_factory=lambda: dict(DROPOUT))
     middle_weight: float = 0.0
+    rec: str | None = None
+    depth: str = "mixed"
     init_from: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.depth not in DEPTHS:
+            raise UsageError(f"depth must be one of {', '.join(DEPTHS)}, got {self.depth!r}.")
         if self.source.height != self.model.height:
             raise UsageError(
                 f"source.height {self.source.height} and model.height {self.model.height} must be "
@@ -99,8 +109,6 @@ class WorldGenTask(Task):
 
     stage: ClassVar[str] = "causal"
     starts_from: ClassVar[tuple[str, ...]] = ("bidirectional", "causal")
-    prior: Prior | None = None
-    prior_name = "none"
 
     def __init__(self, config: WorldGenExperiment) -> None:
         self.config = config
@@ -109,6 +117,16 @@ class WorldGenTask(Task):
     def codec(self) -> VideoCodec:
         """The codec that makes the latents."""
         return VideoCodec.from_pretrained(self.config.model.codec)
+
+    @cached_property
+    def prior(self) -> ScenePriors | None:
+        """Renders the priors of clips; None without a WorldRec."""
+        return self.config.rec and ScenePriors(self.config.rec, self.config.depth)
+
+    @property
+    def prior_name(self) -> str:
+        """Names the priors for what is kept between runs."""
+        return "none" if self.prior is None else self.prior.name
 
     @cached_property
     def data(self) -> LatentSet:

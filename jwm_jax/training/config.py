@@ -30,6 +30,7 @@ RESUMABLE = (
     "checkpoint_every",
     "checkpoint_minutes",
     "keep_checkpoints",
+    "patience",
     "mesh",
 )
 
@@ -53,6 +54,10 @@ class ExperimentConfig:
         checkpoint_minutes: Minutes between checkpoints; 0 leaves it to the steps.
         keep_checkpoints: Newest verified checkpoints to keep.
         max_skipped: Give up after this many steps in a row that were not finite.
+        best: Value of the evaluation that is to fall: the weights at its lowest are kept in the
+            folder "best" beside "model"; empty for none.
+        patience: Evaluations in a row without a new lowest `best` after which the run ends; 0 goes
+            on to the end.
     """
 
     name: str
@@ -69,11 +74,18 @@ class ExperimentConfig:
     checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 2
     max_skipped: int = 10
+    best: str = ""
+    patience: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.patience < 0 or (self.patience and not (self.best and self.eval_every)):
+            raise UsageError(
+                f"patience {self.patience} counts evaluations that do not lower a value: it needs "
+                "best and eval_every."
+            )
         if self.batch_size % self.accumulate:
             raise UsageError(
                 f"accumulate {self.accumulate} must divide batch_size {self.batch_size}."

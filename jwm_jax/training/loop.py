@@ -28,7 +28,7 @@ from jwm_jax.checkpoint.manager import CheckpointManager
 from jwm_jax.distributed.mesh import make_mesh
 from jwm_jax.distributed.sharding import gather_to_host, local_rows, put_batch
 from jwm_jax.errors import JwmError, UsageError
-from jwm_jax.files import expand_user
+from jwm_jax.files import expand_user, make_folder, write_whole
 from jwm_jax.training.config import ExperimentConfig, config_hash
 from jwm_jax.training.metrics import MetricsWriter, RunningMean
 from jwm_jax.training.progress import Progress, duration
@@ -55,12 +55,12 @@ class FitResult:
     """How training ended.
 
     Attributes:
-        status: "finished", "budget" (out of minutes, resumable) or "preempted" (saved on a signal).
+        status: "finished", "early" (out of patience), "budget" (out of minutes, resumable) or
+            "preempted" (saved on a signal).
         step: Steps done.
         state: The last state, on the mesh.
         metrics: Means of the last logged interval.
-        evaluation: What the task measured at the end; empty unless the status is "finished" or
-            "budget".
+        evaluation: What the task measured at the end; empty if the status is "preempted".
     """
 
     status: str
@@ -144,6 +144,7 @@ class _Run:
         self.seconds = 0.0
         self.step = 0
         self.evaluated: tuple[int, dict[str, float]] = (-1, {})
+        self.lowest: dict[str, Any] = {"value": None, "step": 0, "since": 0}
 
     def say(self, message: str) -> None:
         if self.progress is not None:
@@ -172,6 +173,7 @@ class _Run:
             self.step = data["step"]
             self.means = RunningMean(data["means"])
             self.seconds = data["seconds"]
+            self.lowest = data.get("lowest", self.lowest)
             self.say(f"resumed at step {self.step} of {self.config.steps}")
         self.writer = MetricsWriter(self.out / "metrics.jsonl", self.step, self.primary)
         self.frozen = frozen_params(self.config, place)
@@ -245,13 +247,48 @@ class _Run:
         self.drain()
         self.progress.pause()
         averaged = self.state.nets[self.task.product].averaged
-        values = {name: float(value) for name, value in self.task.evaluate(averaged).items()}
+        found = self.task.evaluate(averaged)
+        values = {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
         self.evaluated = (self.step, values)
+        self.keep_pictures({name: x for name, x in found.items() if np.ndim(x)})
         if values:
             self.writer.write(self.step, "evaluation", values)
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             self.say(f"evaluation at step {self.step}  {numbers}")
+        if self.config.best:
+            self.keep_best(values)
         return values
+
+    def keep_pictures(self, pictures: dict[str, Any]) -> None:
+        """Write an evaluation's pictures to the folder "pictures"."""
+        if not pictures or not self.primary:
+            return
+        from jwm_jax.export.pictures import picture_bytes
+
+        folder = self.out / "pictures"
+        make_folder(folder)
+        for name, picture in pictures.items():
+            file = folder / f"{self.step:08d}_{name}.png"
+            write_whole(file, picture_bytes(np.asarray(picture), "png"))
+
+    def keep_best(self, values: dict[str, float]) -> None:
+        """Export the weights if the value that is to fall is lower than ever."""
+        name, lowest = self.config.best, self.lowest
+        if name not in values:
+            raise UsageError(
+                f"best = {name!r} is no value of this evaluation; there are {', '.join(values)}."
+            )
+        value = values[name]
+        if lowest["value"] is not None and not value < lowest["value"]:
+            self.lowest = {**lowest, "since": lowest["since"] + 1}
+            return
+        self.lowest = {"value": value, "step": self.step, "since": 0}
+        host = gather_to_host(self.state.nets[self.task.product].averaged)
+        if self.primary:
+            self.task.save(host, self.out / "best")
+
+    def out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.lowest["since"]
 
     def save(self, wait: bool = False) -> None:
         self.drain()
@@ -262,6 +299,7 @@ class _Run:
             "frozen": self.digests,
             "means": self.means.state,
             "seconds": self.total_seconds(),
+            "lowest": self.lowest,
         }
         self.checkpoints.save(self.step, items(self.state), data)
         if wait:
@@ -291,7 +329,7 @@ class _Run:
         batches = Prefetch(stacked(self.task.batches(first, rows), self.per_step))
         agree_every = 1 if jax.process_count() == 1 else min(config.log_every, 10)
         try:
-            while self.step < config.steps:
+            while self.step < config.steps and not self.out_of_patience():
                 try:
                     batch = next(batches)
                 except StopIteration:
@@ -319,7 +357,7 @@ class _Run:
                 if (by_step or by_time) and self.step < config.steps:
                     self.save()
             self.save(wait=True)
-            return "finished"
+            return "finished" if self.step == config.steps else "early"
         finally:
             batches.close()
 

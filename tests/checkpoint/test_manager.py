@@ -15,7 +15,6 @@ from jwm_jax.checkpoint.manager import (
     verify_step,
     write_manifest,
 )
-from jwm_jax.checkpoint.warm_start import warm_start
 from jwm_jax.errors import DataError, ResourceError
 from jwm_jax.files import is_litter
 
@@ -207,17 +206,3 @@ def test_another_shape_dtype_or_item_is_an_error(tmp_path):
         m.restore(1, {"params": abstract(wrong)})
     with pytest.raises(DataError, match="has no item 'ema'"):
         m.restore(1, {"ema": abstract(tree(0))})
-
-
-def test_warm_start_copies_by_name_and_refuses_silence():
-    params = {"new": {"w": np.zeros((2, 2))}, "head": np.zeros(3)}
-    source = {"old": {"w": np.ones((2, 2))}, "head": np.ones(3)}
-    result, report = warm_start(params, source, renamed={"new.": "old."})
-    assert result["new"]["w"].all() and result["head"].all()
-    assert report.copied == ("new.w", "head") and not report.kept
-    with pytest.raises(DataError, match=r"new.w is missing in the source"):
-        warm_start(params, source)
-    partial, report = warm_start(params, source, partial=True)
-    assert not partial["new"]["w"].any() and report.unused == ("old.w",)
-    with pytest.raises(DataError, match=r"head has shape \(3,\) here but \(4,\)"):
-        warm_start(params, {**source, "head": np.ones(4)}, partial=True)

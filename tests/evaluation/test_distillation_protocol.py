@@ -9,7 +9,8 @@ import pytest
 
 from jwm_jax.errors import UsageError
 from jwm_jax.evaluation import distillation, drift, video_distance
-from jwm_jax.evaluation.variants import Variant, load_variant
+from jwm_jax.evaluation.images import border_ratio
+from jwm_jax.evaluation.variants import Variant, check_variants, load_variant
 from jwm_jax.scene import Clip, Intrinsics
 from jwm_jax.worldgen import WorldGen
 from jwm_jax.worldrec import WorldRec
@@ -132,11 +133,11 @@ def test_too_few_streets_and_rows_that_do_not_go_together_are_refused(gen, rec, 
     with pytest.raises(UsageError, match="at least 128 streets"):
         distillation.evaluate_distillation(rec, [row], 127, tmp_path)
     with pytest.raises(UsageError, match="each once"):
-        distillation.check_variants([row, row])
+        check_variants([row, row])
     wide = replace(gen.codec, config=replace(gen.codec.config, latent_channels=8))
     other = Variant("b", replace(gen, codec=wide), 4)
     with pytest.raises(UsageError, match="share a codec"):
-        distillation.check_variants([row, other])
+        check_variants([row, other])
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_the_ratio_at_borders_of_chunks():
     frames = np.zeros((12, 2, 2, 3))
     for t in range(1, 12):
         frames[t] = frames[t - 1] + (0.4 if t % 4 == 0 else 0.1)
-    assert distillation.border_ratio(frames) == pytest.approx(4)
+    assert border_ratio(frames) == pytest.approx(4)
 
 
 def test_a_minute_that_stays_true_drifts_nowhere_and_a_late_blur_shows(gen, rec, cheap):

@@ -296,6 +296,19 @@ def test_alternating_moves_one_network_a_step(folder):
     assert step._cache_size() == 1
 
 
+def test_rollouts_are_judged_by_statistics_borders_and_pictures(folder):
+    """The truth has no gap; what is too strong and jumps at borders has."""
+    task = experiment(folder).task()
+    truth = np.random.default_rng(0).normal(size=(3, 1, FRAMES, HEIGHT, WIDTH, 2))
+    truth = truth.astype(np.float32)
+    same = task.judge(truth, truth)
+    assert same["statistics_gap"] == 0 and same["border"] == same["picture_energy"] == 1
+    other = task.judge(2 * truth, truth)
+    assert other["statistics_gap"] == pytest.approx((np.log(2) + 2 * np.log(4)) / 3, rel=1e-3)
+    assert other["picture_energy"] > 1.2
+    assert same["rollouts"].shape == (4 * 16, 3 * 32, 3)  # truth and student of two clips
+
+
 def test_equal_scores_leave_the_student_alone(folder):
     """And a guided real score does not."""
     params = nn.unbox(init_params(MODEL, jax.random.key(0)))

@@ -1,4 +1,4 @@
-"""Where the depth of the joint stage's priors comes from."""
+"""Where the depth of training's priors comes from."""
 
 from dataclasses import replace
 from unittest.mock import Mock
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jwm_jax.errors import UsageError
-from jwm_jax.paradigms import joint
-from jwm_jax.paradigms.joint import JointExperiment
+from jwm_jax.paradigms import priors
+from jwm_jax.paradigms.priors import ScenePriors
+from jwm_jax.paradigms.worldgen_task import WorldGenExperiment, WorldGenTask
 from jwm_jax.scene import Clip, Intrinsics
 from jwm_jax.worldrec import LidarDepth, WorldRec
 
@@ -29,12 +30,12 @@ def clips(count: int, lidar: bool = True):
 
 def measured(monkeypatch, depth: str, lidar: bool = True) -> list[bool]:
     """For each of some clips, whether its prior was made from measured depth."""
-    task = JointExperiment(name="test", depth=depth).task()
-    vars(task)["rec"] = Mock(spec=WorldRec)
+    prior = WorldGenTask(WorldGenExperiment(name="test", rec="tiny", depth=depth)).prior
+    vars(prior)["rec"] = Mock(spec=WorldRec)
     made = Mock(return_value=(np.zeros(1), np.zeros(1)))
-    monkeypatch.setattr(joint, "first_instant_prior", made)
+    monkeypatch.setattr(priors, "first_instant_prior", made)
     for clip in clips(40, lidar):
-        task.prior(clip)
+        prior(clip)
     depths = [call.args[2] for call in made.call_args_list]
     assert all(depth is None or isinstance(depth, LidarDepth) for depth in depths)
     return [depth is not None for depth in depths]
@@ -54,13 +55,18 @@ def test_clips_without_lidar_leave_depth_to_the_network(monkeypatch):
 def test_priors_of_other_depth_have_another_name():
     rec = Mock(spec=WorldRec, params={"w": np.ones(3)})
     names = set()
-    for depth in joint.DEPTHS:
-        task = JointExperiment(name="test", depth=depth).task()
-        vars(task)["rec"] = rec
-        names.add(task.prior_name)
-    assert len(names) == len(joint.DEPTHS)
+    for depth in priors.DEPTHS:
+        prior = ScenePriors("tiny", depth)
+        vars(prior)["rec"] = rec
+        names.add(prior.name)
+    assert len(names) == len(priors.DEPTHS)
+
+
+def test_a_training_without_a_scene_has_no_priors():
+    task = WorldGenTask(WorldGenExperiment(name="test"))
+    assert task.prior is None and task.prior_name == "none"
 
 
 def test_an_unknown_depth_is_refused():
     with pytest.raises(UsageError, match="network, measured, mixed"):
-        JointExperiment(name="test", depth="lidar")
+        WorldGenExperiment(name="test", depth="lidar")

@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from training.toy import ToyExperiment
+from training.toy import ToyExperiment, ToyTask
 
 from jwm_jax.checkpoint.model_dir import load_params
 from jwm_jax.distributed.mesh import MeshConfig
@@ -216,6 +217,48 @@ def test_the_last_evaluation_counts_whenever_it_took_place(straight, tmp_path):
     out, expected = tmp_path / "run", straight[1]
     assert run(ToyExperiment(mesh=ONE, eval_every=4), out).evaluation == expected.evaluation
     assert [row["step"] for row in rows(out, "evaluation")] == [4, 8]
+
+
+def scored(monkeypatch, scores):
+    """Evaluations give these values of "score" in turn, and a picture."""
+    left = list(scores)
+    picture = np.zeros((4, 6, 3), np.float32)
+    monkeypatch.setattr(
+        ToyTask, "evaluate", lambda self, params: {"score": left.pop(0), "look": picture}
+    )
+
+
+def test_the_best_weights_are_kept_and_a_run_that_gets_worse_ends_early(monkeypatch, tmp_path):
+    scored(monkeypatch, [3.0, 1.0, 2.0, 1.5, 9.0])
+    config = ToyExperiment(mesh=ONE, steps=20, eval_every=2, best="score", patience=2)
+    out = tmp_path / "run"
+    result = run(config, out)
+    assert (result.status, result.step, result.exit_code) == ("early", 8, 0)
+    assert run(config, out).step == 8  # asked again, it does not go on
+    scored(monkeypatch, [1.0])
+    short = run(ToyExperiment(mesh=ONE, steps=20, max_minutes=1e-9), tmp_path / "short")
+    assert short.status == "budget"
+    best, last = (load_params(out / name, "codec") for name in ("best", "model"))
+    assert any(not np.array_equal(best[name], last[name]) for name in best)
+    assert sorted(p.name for p in (out / "pictures").iterdir()) == [
+        f"0000000{step}_look.png" for step in (2, 4, 6, 8)
+    ]
+
+
+def test_what_was_best_outlasts_an_interruption(monkeypatch, tmp_path):
+    config = ToyExperiment(mesh=ONE, steps=20, eval_every=2, best="score", patience=2)
+    out, first = tmp_path / "run", replace(config, steps=4)
+    scored(monkeypatch, [1.0, 2.0])
+    assert run(first, out).status == "finished"
+    scored(monkeypatch, [3.0])
+    assert (run(config, out).status, rows(out, "end")[-1]["step"]) == ("early", 6)
+
+
+def test_a_value_that_no_evaluation_has_and_patience_without_one_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="best = 'score' is no value of this evaluation"):
+        run(ToyExperiment(mesh=ONE, best="score"), tmp_path / "run")
+    with pytest.raises(UsageError, match="needs best and eval_every"):
+        ToyExperiment(best="score", patience=1)
 
 
 def test_micro_batches_that_would_leave_devices_idle_are_refused(tmp_path):
