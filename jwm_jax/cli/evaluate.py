@@ -1,7 +1,6 @@
 """`jwm evaluate`: scores under named protocols, printed as a table or as JSON."""
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -66,7 +65,8 @@ class Options(Common):
     """Print one JSON object instead of tables."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder for scores.json and sheets of pictures: of each rung's first street (worldgen), of
-    each drive (real), or of the first street (drift); nothing is written without it."""
+    each drive (real), or of the first street with a page of curves (drift); nothing is written
+    without it."""
 
 
 def run(options: Options) -> None:
@@ -90,21 +90,15 @@ def run(options: Options) -> None:
             else "--gens goes with distillation and drift; the other protocols take --gen."
         )
     folder = None if options.out is None else claim(options.out, "evaluate", overwrite=None)
-    score = {
-        "codec": _codec,
-        "worldrec": _worldrec,
-        "worldgen": _worldgen,
-        "real": _real,
-        "distillation": _distillation,
-        "drift": _drift,
-    }[options.what]
-    result = score(options)
-    sheets = result.pop("sheets", {})
+    from jwm_jax.cli import evaluate_work
+
+    result = getattr(evaluate_work, options.what)(options)
+    files = result.pop("files", {})
     if folder is not None:
         with folder.made() as path:
             write_whole(path / "scores.json", json.dumps(result, indent=2) + "\n")
-            for name, data in sheets.items():
-                write_whole(path / f"{name}.jpg", data)
+            for name, data in files.items():
+                write_whole(path / name, data)
     if options.json:
         print(json.dumps(result))
         return
@@ -112,188 +106,6 @@ def run(options: Options) -> None:
         print(f"\n{name} ({result['protocol']})")
         _print_table(table)
     say_next("jwm demo", f"jwm evaluate {options.what} --json")
-
-
-def _rungs(options: Options) -> tuple[str, ...]:
-    return ("easy", "full") if options.rung == "both" else (options.rung,)
-
-
-def _codec(options: Options) -> dict:
-    from jwm_jax.cli.progress import track
-    from jwm_jax.evaluation.codec import PROTOCOL, codec_rows
-    from jwm_jax.evaluation.rollouts import streets_of
-    from jwm_jax.worldgen import VideoCodec
-
-    codec = VideoCodec.from_pretrained(options.codec)
-    tables = {}
-    for rung in _rungs(options):
-        clips = track(streets_of(rung, options.count), f"codec, {rung}", options.count)
-        tables[f"{rung}, {options.count} streets"] = codec_rows(codec, clips)
-    return {"protocol": PROTOCOL, "tables": tables}
-
-
-def _worldrec(options: Options) -> dict:
-    from jwm_jax.cli.progress import track
-    from jwm_jax.evaluation.worldrec import PROTOCOL, evaluate_worldrec, streets_of
-    from jwm_jax.worldrec import WorldRec
-
-    rec = WorldRec.from_pretrained(options.rec)
-    baseline = options.pixel_aligned and WorldRec.from_pretrained(options.pixel_aligned)
-    if options.clip is not None:
-        from jwm_jax.data import load_clip
-
-        table = evaluate_worldrec(rec, [load_clip(options.clip)], baseline)
-        return {"protocol": PROTOCOL, "tables": {options.clip: table}}
-    tables = {}
-    for rung in _rungs(options):
-        clips = track(streets_of(rung, options.count), f"worldrec, {rung}", options.count)
-        tables[f"{rung}, {options.count} streets"] = evaluate_worldrec(rec, clips, baseline)
-    return {"protocol": PROTOCOL, "tables": tables}
-
-
-def _worldgen(options: Options) -> dict:
-    from jwm_jax.cli.progress import track
-    from jwm_jax.evaluation.rollouts import PROTOCOL, evaluate_rollouts, streets_of
-    from jwm_jax.joint import JointWorldModel
-    from jwm_jax.paradigms.held_out import held_out_flow_loss
-    from jwm_jax.worldgen import WorldGen
-    from jwm_jax.worldrec import WorldRec
-
-    world = JointWorldModel(
-        WorldRec.from_pretrained(options.rec), WorldGen.from_pretrained(options.gen)
-    )
-    tables, sheets = {}, {}
-    for rung in _rungs(options):
-        clips = track(streets_of(rung, options.count), f"worldgen, {rung}", options.count)
-        tables[f"PSNR, {rung}, {options.count} streets"] = evaluate_rollouts(
-            world,
-            clips,
-            steps=options.steps,
-            seed=options.seed,
-            key_frame_every=options.key_frame_every,
-        )
-        clips = track(streets_of(rung, options.count), f"flow loss, {rung}", options.count)
-        tables[f"Flow loss, {rung}, {options.count} streets"] = held_out_flow_loss(
-            world.rec, world.gen, clips
-        )
-        if options.out is not None:
-            sheets[rung] = _sheet(world, next(streets_of(rung, 1)), options)
-    return {"protocol": PROTOCOL, "tables": tables, "sheets": sheets}
-
-
-def _real(options: Options) -> dict:
-    from jwm_jax.cli.progress import track
-    from jwm_jax.data import load_clip
-    from jwm_jax.evaluation.real import PROTOCOL, evaluate_drive, prepared
-    from jwm_jax.joint import JointWorldModel
-    from jwm_jax.nn.frozen import find_weights
-    from jwm_jax.nn.lpips import WEIGHTS
-    from jwm_jax.worldgen import WorldGen
-    from jwm_jax.worldrec import WorldRec
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    drives = {spec: prepared(load_clip(spec), say) for spec in options.clips}
-    world = JointWorldModel(
-        WorldRec.from_pretrained(options.rec), WorldGen.from_pretrained(options.gen)
-    )
-    if find_weights(WEIGHTS) is None:
-        say(f"LPIPS is left out: its weights {WEIGHTS} are not there.")
-    tables, sheets = {}, {}
-    for spec, clip in track(drives.items(), "drives", len(drives)):
-        scores = evaluate_drive(world, clip, steps=options.steps, seed=options.seed)
-        windows = f"{scores.windows} windows"
-        if scores.reconstruction:
-            tables[f"Reconstruction, {spec}, {windows}"] = scores.reconstruction
-        tables[f"Future, {spec}, {windows}"] = scores.future
-        if options.out is not None:
-            name = "".join(c if c.isalnum() else "_" for c in clip.name)
-            sheets[f"{len(sheets):02d}_{name[-60:]}"] = _strips(scores.strips)
-    return {"protocol": PROTOCOL, "tables": tables, "sheets": sheets}
-
-
-def _distillation(options: Options) -> dict:
-    from jwm_jax.cli.progress import track
-    from jwm_jax.evaluation.distillation import PROTOCOL, evaluate_distillation
-    from jwm_jax.evaluation.variants import load_variant
-    from jwm_jax.worldrec import WorldRec
-
-    table = evaluate_distillation(
-        WorldRec.from_pretrained(options.rec),
-        [load_variant(spec) for spec in options.gens],
-        options.count,
-        options.scores,
-        seed=options.seed,
-        progress=lambda numbers: track(numbers, "distillation"),
-    )
-    return {"protocol": PROTOCOL, "tables": {f"{options.count} streets": table}}
-
-
-def _drift(options: Options) -> dict:
-    from jwm_jax.cli.progress import track
-    from jwm_jax.evaluation.drift import PROTOCOL, evaluate_drift
-    from jwm_jax.evaluation.variants import load_variant
-    from jwm_jax.worldrec import WorldRec
-
-    found = evaluate_drift(
-        WorldRec.from_pretrained(options.rec),
-        [load_variant(spec) for spec in options.gens],
-        options.count,
-        options.seconds,
-        seed=options.seed,
-        progress=lambda numbers: track(numbers, "drift"),
-    )
-    return {
-        "protocol": PROTOCOL,
-        "tables": {f"{options.count} streets, {options.seconds} s": found.table},
-        "curves": found.curves,
-        "sheets": {"first_street": _strips(found.strips)},
-    }
-
-
-def _strips(strips) -> bytes:
-    """A JPEG: one row of pictures a name."""
-    import numpy as np
-
-    from jwm_jax.export import label_picture
-    from jwm_jax.export.pictures import picture_bytes, to_uint8
-
-    rows = []
-    for name, pictures in strips.items():
-        first, *others = to_uint8(pictures)
-        rows.append(np.concatenate([label_picture(first, name), *others], axis=1))
-    return picture_bytes(np.concatenate(rows), quality=92)
-
-
-def _sheet(world, clip, options: Options) -> bytes:
-    """A JPEG: the truth above each row's future at the protocol's horizons and at its end."""
-    import numpy as np
-
-    from jwm_jax.evaluation.rollouts import HORIZONS, rollout_rows
-    from jwm_jax.export import label_picture
-    from jwm_jax.export.pictures import picture_bytes, to_uint8
-
-    rows = rollout_rows(
-        world,
-        clip,
-        steps=options.steps,
-        seed=options.seed,
-        key_frame_every=options.key_frame_every,
-    )
-    times = (*HORIZONS, (clip.num_frames - 1) / clip.rate)
-    index = [round(t * clip.rate) - 1 for t in times]
-    strips = []
-    for name, frames in {"truth": clip.view(0)[1:], **rows}.items():
-        pictures = to_uint8(frames[index])
-        if name == "truth":
-            pictures = [
-                label_picture(p, f"truth, {t:g} s") for p, t in zip(pictures, times, strict=True)
-            ]
-        else:
-            pictures = [label_picture(pictures[0], name), *pictures[1:]]
-        strips.append(np.concatenate(list(pictures), axis=1))
-    return picture_bytes(np.concatenate(strips), quality=92)
 
 
 def _print_table(rows: dict[str, dict[str, float]]) -> None:

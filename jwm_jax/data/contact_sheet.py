@@ -5,6 +5,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jwm_jax.data.checks import boxes_on_images, lidar_on_images
+from jwm_jax.data.streets import left_out
 from jwm_jax.scene.clip import Clip
 from jwm_jax.scene.drawing import contact_sheet, draw_boxes, draw_lidar
 from jwm_jax.scene.transforms import transform_points
@@ -70,6 +71,9 @@ def describe(clip: Clip) -> list[str]:
             "images"
         )
     lines.append("map: none" if clip.map is None else f"map: {len(clip.map.polylines)} lines")
+    missing = left_out(clip.name) if clip.name.startswith("procedural:") else 0
+    if missing:
+        lines.append(f"left out: {_count(missing, 'thing')} for which the street had no room")
     return lines
 
 

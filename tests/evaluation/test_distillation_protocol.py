@@ -1,5 +1,6 @@
 """`distillation-v1` and `drift-v1`: rows as specs, tables whose best values are known, going on."""
 
+import json
 from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from jwm_jax.cli.main import main
 from jwm_jax.errors import UsageError
 from jwm_jax.evaluation import distillation, drift, video_distance
 from jwm_jax.evaluation.images import border_ratio
@@ -187,3 +189,26 @@ def test_a_minute_that_stays_true_drifts_nowhere_and_a_late_blur_shows(gen, rec,
     assert found.strips["truth"].shape == found.strips["fades"].shape == (2, 32, 48, 3)
     with pytest.raises(UsageError, match="at least two"):
         drift.evaluate_drift(rec, rows, 1, 1)
+
+
+def test_the_verbs_print_tables_and_drift_leaves_curves(gen, rec, cheap, monkeypatch, tmp_path):
+    rows = {"same": Drawn("same", gen, 1), "fades": Drawn("fades", gen, 2, change=_blurred)}
+    monkeypatch.setattr("jwm_jax.evaluation.variants.load_variant", rows.get)
+    monkeypatch.setattr(WorldRec, "from_pretrained", lambda name: rec)
+    given = ["--gens", "same", "fades", "--count", str(COUNT), "--json"]
+    scores = ["--scores", str(tmp_path / "scores")]
+    assert main(["evaluate", "distillation", *given, *scores]) == 0
+    out = tmp_path / "drift"
+    assert main(["evaluate", "drift", *given, "--seconds", "2", "--out", str(out)]) == 0
+    assert {p.name for p in out.iterdir()} == {"scores.json", "first_street.jpg", "drift.html"}
+    page = (out / "drift.html").read_text()
+    assert page.count('<svg class="chart"') == len(drift.MEASURES) and "fades" in page
+    table = json.loads((out / "scores.json").read_text())["tables"]["3 streets, 2 s"]
+    assert table["same"]["energy, ratio"] == 1 and table["fades"]["energy, first"] < 0.5
+
+
+@pytest.mark.parametrize("what", ["distillation", "drift"])
+def test_generators_have_to_be_named(what, capsys):
+    assert main(["evaluate", what]) == 2
+    assert f"evaluate {what} needs generators" in capsys.readouterr().err
+    assert main(["evaluate", "codec", "--gens", "tiny"]) == 2

@@ -3,6 +3,7 @@
 from jwm_jax.data.streets.appearance import CLASSES
 from jwm_jax.data.streets.clip import (
     VIEW_YAWS,
+    left_out,
     load_procedural,
     make_clip,
     make_rig,
@@ -23,6 +24,7 @@ __all__ = [
     "VIEW_YAWS",
     "Picture",
     "Street",
+    "left_out",
     "load_procedural",
     "make_clip",
     "make_rig",

@@ -292,11 +292,22 @@ def true_views(
     """
     if not spec.startswith("procedural:"):
         return None
+    return render_views(_street_of(spec), cameras, times)
+
+
+def left_out(spec: str) -> int:
+    """Things for which a long street's arrays had no room, and which are missing in it.
+
+    Args:
+      spec: of a procedural street, or the name of its clip.
+    """
+    return _street_of(spec).left_out
+
+
+def _street_of(spec: str) -> Street:
     arguments = parse_spec(spec)
     seconds = (arguments.get("num_frames", 1) - 1) / arguments.get("rate", 10.0)
-    loop = arguments.get("loop", False)
-    street = make_street(arguments["seed"], arguments["rung"], seconds, loop)
-    return render_views(street, cameras, times)
+    return make_street(arguments["seed"], arguments["rung"], seconds, arguments.get("loop", False))
 
 
 def load_procedural(spec: str) -> Clip:
