@@ -50,7 +50,7 @@ class Options(Common):
     """Name or model directory."""
     gens: tuple[str, ...] = ()
     """Generators of distillation and drift, such as tiny 'tiny?steps=50' 'DIR?prior=0'; further
-    options are key_frame_every, window and sink."""
+    options are key_frame_every, window, sink, sink_ema and context_noise."""
     seconds: int = 60
     """Length of drift's futures."""
     scores: Path = Path("runs/distillation")

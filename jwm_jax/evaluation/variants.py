@@ -1,15 +1,17 @@
 """A generator and a way to sample it, written on one line:
 
-    MODEL?steps=50&prior=0&key_frame_every=2&window=6&sink=0
+    MODEL?steps=50&prior=0&key_frame_every=2&window=6&sink=0&sink_ema=0.9&context_noise=0.1
 
 MODEL is a shipped size or a model directory. ``steps`` a chunk are the model's own unless given;
 ``prior=0`` leaves the scene out; ``key_frame_every`` is that of `JointWorldModel.rollout`;
-``window`` and ``sink`` change how many latent frames a session remembers.
+``window`` and ``sink`` change how many latent frames a session remembers, ``sink_ema`` and
+``context_noise`` how (`WorldGenConfig`).
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import parse_qsl
 
 import jax
@@ -21,8 +23,16 @@ from jwm_jax.scene import Clip, Scene, Trajectory
 from jwm_jax.worldgen import WorldGen
 from jwm_jax.worldrec import WorldRec
 
-OPTIONS = {"steps": 1, "prior": 0, "key_frame_every": 0, "window": 1, "sink": 0}
-"""Options of a spec, and the smallest value of each."""
+OPTIONS = {
+    "steps": (int, 1),
+    "prior": (int, 0),
+    "key_frame_every": (int, 0),
+    "window": (int, 1),
+    "sink": (int, 0),
+    "sink_ema": (float, 0),
+    "context_noise": (float, 0),
+}
+"""Options of a spec: type, and smallest value."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +91,26 @@ def load_variant(spec: str) -> Variant:
         DataError: A broken model.
     """
     model, _, query = spec.partition("?")
-    given: dict[str, int] = {}
+    given: dict[str, Any] = {}
     for key, text in parse_qsl(query, keep_blank_values=True):
         if key not in OPTIONS:
             raise UsageError(f"generator {spec!r}: unknown option {key!r}; known: {[*OPTIONS]}.")
-        least = OPTIONS[key]
-        if not text.isdigit() or int(text) < least:
+        kind, least = OPTIONS[key]
+        try:
+            given[key] = kind(text)
+        except ValueError:
+            given[key] = None
+        if given[key] is None or not given[key] >= least:
+            whole = "a whole" if kind is int else "a"
             raise UsageError(
-                f"generator {spec!r}: {key} must be a whole number from {least} on, got {text!r}."
+                f"generator {spec!r}: {key} must be {whole} number from {least} on, got {text!r}."
             )
-        given[key] = int(text)
     gen = WorldGen.from_pretrained(model)
-    memory = {name: given[name] for name in ("window", "sink") if name in given}
-    gen = replace(gen, config=replace(gen.config, **memory))
+    memory = {n: given[n] for n in ("window", "sink", "sink_ema", "context_noise") if n in given}
+    try:
+        gen = replace(gen, config=replace(gen.config, **memory))
+    except ValueError as error:
+        raise UsageError(f"generator {spec!r}: {error}") from None
     steps = given.get("steps", gen.config.sampling_steps)
     prior, key_frame_every = bool(given.get("prior", 1)), given.get("key_frame_every", 0)
     return Variant(spec, gen, steps, prior, key_frame_every)

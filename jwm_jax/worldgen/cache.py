@@ -3,7 +3,8 @@
 Slots 0..sink-1 keep the first frames for ever; frame f >= sink goes to slot
 sink + (f - sink) mod (slots - sink). A session's ring has sink + window slots; with a slot for
 every frame the ring is the whole clip, as `masks.FromMemory` wants it in training. Keys are rotated
-where they are read, layer by layer (`masks.Cached`).
+where they are read, layer by layer (`masks.Cached`). With ``sink_ema`` below 1 the last slot of the
+sink follows: of each frame that leaves the ring it takes a share (Reward Forcing).
 """
 
 import jax
@@ -58,14 +59,24 @@ def write_cache(
     config: WorldGenConfig,
 ) -> Cache:
     """Adds frames; beyond the sink the oldest frames of the ring make room."""
-    ring = cache.keys.shape[2] - config.sink
+    slots, sink = cache.keys.shape[2], config.sink
     stored = [cache.keys, cache.values]
     for i in range(keys.shape[2]):
         frame = cache.frames + i
-        turn = config.sink + (frame - config.sink) % ring
-        slot = jnp.where(frame < config.sink, frame, turn)
+        turn = sink + (frame - sink) % (slots - sink)
+        slot = jnp.where(frame < sink, frame, turn)
         for place, new in enumerate((keys, values)):
+            if sink and config.sink_ema < 1.0:
+                stored[place] = _followed(stored[place], slot, frame >= slots, config)
             stored[place] = jax.lax.dynamic_update_slice_in_dim(
                 stored[place], new[:, :, i : i + 1].astype(stored[place].dtype), slot, axis=2
             )
     return Cache(*stored, cache.frames + keys.shape[2])
+
+
+def _followed(stored: jax.Array, slot: jax.Array, leaves: jax.Array, config: WorldGenConfig):
+    """With the last frame of the sink moved towards the one in ``slot``, if that one leaves."""
+    leaving = jax.lax.dynamic_slice_in_dim(stored, slot, 1, axis=2)
+    share = jnp.where(leaves, 1.0 - config.sink_ema, 0.0).astype(stored.dtype)
+    last = slice(config.sink - 1, config.sink)
+    return stored.at[:, :, last].add(share * (leaving - stored[:, :, last]))

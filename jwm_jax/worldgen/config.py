@@ -54,6 +54,9 @@ class WorldGenConfig:
         cross_view_every: blocks between two cross-view attentions; 0 for none.
         window: past latent frames that attention sees besides the sink.
         sink: latent frames at the start of a session that attention always sees.
+        sink_ema: what the last of the sink's frames keeps of itself when a frame leaves the window;
+            the rest is the frame that leaves (Reward Forcing's EMA sink); 1 keeps the first frames.
+        context_noise: standard deviation of noise on generated latents as they are remembered.
         rebase: whether positions count within what is visible, so that a session may outlast
             training; if not, they are frame indices, as Wan's.
         motion_scale: factors on (dx m, dy m, dyaw rad, v m/s) of an ego-motion sub-step.
@@ -90,6 +93,8 @@ class WorldGenConfig:
     cross_view_every: int = 2
     window: int = 5
     sink: int = 1
+    sink_ema: float = 1.0
+    context_noise: float = 0.0
     rebase: bool = True
     motion_scale: tuple[float, float, float, float] = (1.0, 5.0, 20.0, 0.1)
     styles: tuple[tuple[str, tuple[str, ...]], ...] = STYLES
@@ -119,6 +124,11 @@ class WorldGenConfig:
             self.window >= 1 and self.sink >= 0 and self.chunk >= 1,
             "window and chunk must be at least 1 and sink at least 0 latent frames, got "
             f"{self.window}, {self.chunk} and {self.sink}",
+        )
+        require(
+            0.0 < self.sink_ema <= 1.0 and self.context_noise >= 0.0,
+            "sink_ema must be above 0 and at most 1, and context_noise at least 0, got "
+            f"{self.sink_ema} and {self.context_noise}",
         )
         require(
             self.sampling_steps >= 1,
@@ -258,5 +268,6 @@ SIZES = {
 def size_name(config: WorldGenConfig) -> str:
     """Name of a configuration among `SIZES`, however it is sampled, or "custom"."""
     plain = WorldGenConfig()
-    config = replace(config, sampling_steps=plain.sampling_steps, sampler=plain.sampler)
+    sampling = ("sampling_steps", "sampler", "sink_ema", "context_noise")
+    config = replace(config, **{name: getattr(plain, name) for name in sampling})
     return next((name for name, known in SIZES.items() if known == config), "custom")

@@ -12,6 +12,9 @@ steps, which have seen nothing else:
 With a teacher-forced model and 4 steps this is "4-step sampling of the teacher-forced model": no
 distillation is involved.
 
+What is remembered may carry a little noise (``context_noise``), as history does in training, so
+that mistakes in it count for less.
+
 Guidance runs a second, null branch beside the first, with a memory of its own: what it remembers is
 the same clean latents under its own conditions.
 """
@@ -120,9 +123,11 @@ def advance(
         return add_noise(x0, noise, next_sigma), None
 
     def with_memory(by: Branch, given: LatentConditions) -> Branch:
-        return by._replace(
-            cache=remember(config, params, latents, previous, given, by.cache, by.text)
-        )
+        kept = latents
+        if config.context_noise:
+            key_kept = jax.random.fold_in(key, len(sigmas))
+            kept = kept + config.context_noise * jax.random.normal(key_kept, kept.shape)
+        return by._replace(cache=remember(config, params, kept, previous, given, by.cache, by.text))
 
     frames = conditions.layout.shape[2]
     shape = (*previous.shape[:2], frames, *previous.shape[3:])

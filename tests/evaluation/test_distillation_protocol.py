@@ -148,6 +148,8 @@ def test_too_few_streets_and_rows_that_do_not_go_together_are_refused(gen, rec, 
         ("tiny?stepz=4", "unknown option 'stepz'"),
         ("tiny?steps=0", "steps must be a whole number from 1"),
         ("tiny?sink=-1", "sink must be a whole number from 0"),
+        ("tiny?context_noise=x", "context_noise must be a number from 0 on, got 'x'"),
+        ("tiny?sink_ema=2", "sink_ema must be above 0 and at most 1"),
         ("nowhere?steps=4", "nowhere"),
     ],
 )
