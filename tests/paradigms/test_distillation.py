@@ -263,11 +263,17 @@ def test_one_executable_runs_every_term_and_leaves_alone_what_is_not_trained(fol
 @pytest.mark.slow
 @pytest.mark.parametrize("axis", ["data", "fsdp"])
 def test_eight_devices_do_what_one_does(folder, axis):
-    """Losses and gradient norms of both networks, with every term and a critic of its own."""
+    """Losses and gradient norms of both networks, with every term and a critic of its own.
+
+    Next to nothing moves in the step: Adam's first update is a sign, which rounding turns where a gradient
+    is next to nothing, and the critic would be asked about another student.
+    """
     found = []
     weights = WeightSchedule(cd=((0, 1.0),), ode=((0, 0.5),), dmd=((0, 1.0),), x0=((0, 0.1),))
+    still = replace(FAST, learning_rate=1e-12)
+    fields = {"optimizer": still, "critic_optimizer": still, "weights": weights, "batch_size": 8}
     for mesh in (MeshConfig(data=1), MeshConfig(**{"data": 1, axis: 8})):
-        config = experiment(folder, batch_size=8, mesh=mesh, weights=weights)
+        config = experiment(folder, mesh=mesh, **fields)
         _, mesh, state, frozen, step, batches = prepare(config)
         critic = state.nets["critic"]
         moved = jax.tree.map(lambda x: x + 0.02, critic.params)
@@ -275,11 +281,9 @@ def test_eight_devices_do_what_one_does(folder, axis):
         with jax.set_mesh(mesh):
             _, metrics = step(state, frozen, put_batch(next(batches), mesh, 8))
         found.append({name: float(value) for name, value in metrics.items()})
-    for name in ("loss", "grad_norm", "cd", "ode", "dmd", "x0", "g_rms"):
-        key = f"model/{name}"
-        np.testing.assert_allclose(found[1][key], found[0][key], rtol=1e-5, err_msg=key)
-    first = "critic/loss"  # of updates that follow the student's, which rounding may turn
-    np.testing.assert_allclose(found[1][first], found[0][first], rtol=1e-3)
+    names = [f"model/{n}" for n in ("loss", "grad_norm", "cd", "ode", "dmd", "x0", "g_rms")]
+    for name in (*names, "critic/loss", "critic/grad_norm"):
+        np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.slow
