@@ -151,9 +151,8 @@ def _curves(options: Options, found) -> str:
 
     lead = f"Protocol {PROTOCOL}: windows of {WINDOW_SECONDS} s, each relative to the truth's."
     report = Report("Drift", lead, {"streets": options.count, "seconds": options.seconds})
-    measures = list(next(iter(found.curves.values())))
-    for measure in measures:
-        report.section(measure.capitalize())
+    report.section("Over time")
+    for measure in next(iter(found.curves.values())):
         lines = []
         for name, curve in found.curves.items():
             ends = [WINDOW_SECONDS * (i + 1) for i in range(len(curve[measure]))]

@@ -121,7 +121,8 @@ class WorldGenTask(Task):
     @cached_property
     def prior(self) -> ScenePriors | None:
         """Renders the priors of clips; None without a WorldRec."""
-        return self.config.rec and ScenePriors(self.config.rec, self.config.depth)
+        rec = self.config.rec
+        return None if rec is None else ScenePriors(rec, self.config.depth)
 
     @property
     def prior_name(self) -> str:
