@@ -29,6 +29,7 @@ def load_sharded(
     kind: str,
     wanted: Mapping[str, Any],
     stages: tuple[str, ...] = (),
+    may_lack: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Read the parameters of a model directory onto the devices that want them.
 
@@ -38,16 +39,17 @@ def load_sharded(
         wanted: Nested dict of ShapeDtypeStructs with shardings; their dtypes are what the arrays
             become, whatever the file holds.
         stages: Stages of training that are accepted; empty accepts all and unknown ones.
+        may_lack: Dotted names that begin so may be missing in the file.
 
     Returns:
-        Nested dict of arrays on the mesh.
+        Nested dict of arrays on the mesh, without what the file may lack and does.
 
     Raises:
         UsageError: When there is no such model.
         DataError: When a file is missing or broken, the model is of another kind, version or stage,
             or tensors are missing, surplus or of another shape, all of which are named.
     """
-    with _opened(name_or_dir, kind, wanted, stages) as (views, flat):
+    with _opened(name_or_dir, kind, wanted, stages, may_lack) as (views, flat):
         return unflatten({name: _placed(views[name], flat[name]) for name in flat})
 
 
@@ -56,6 +58,7 @@ def check_model(
     kind: str,
     wanted: Mapping[str, Any],
     stages: tuple[str, ...] = (),
+    may_lack: tuple[str, ...] = (),
 ) -> None:
     """Refuse a model that `load_sharded` would refuse, without reading any tensor.
 
@@ -63,7 +66,7 @@ def check_model(
         UsageError: As there.
         DataError: As there.
     """
-    with _opened(name_or_dir, kind, wanted, stages):
+    with _opened(name_or_dir, kind, wanted, stages, may_lack):
         pass
 
 
@@ -73,6 +76,7 @@ def _opened(
     kind: str,
     wanted: Mapping[str, Any],
     stages: tuple[str, ...],
+    may_lack: tuple[str, ...],
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """The tensors of a model's file, not read yet, and those that are wanted, by dotted name."""
     from safetensors import SafetensorError, safe_open
@@ -83,6 +87,9 @@ def _opened(
     try:
         with safe_open(path, framework="numpy") as file:
             views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            if may_lack:
+                lacking = {n for n in flat if n.startswith(may_lack) and n not in views}
+                flat = {name: value for name, value in flat.items() if name not in lacking}
             _check(views, flat, str(path))
             yield views, flat
     except (OSError, SafetensorError) as error:

@@ -11,11 +11,14 @@ sigma_i on the straight path to the data,
 
 where f is the student's clean latent, and x' itself at sigma 0, which pins the end of the path. No
 pairs are stored. The loss is a mean over frames 1..K. Conditions are hidden from samples as in
-teacher forcing, from both alike, so that the student serves without them too.
+teacher forcing, from both alike, so that the student serves without them too. A student may also
+be told the strength of guidance (``cfg_range``), which is drawn for each sample and guides the
+teacher.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,9 +32,12 @@ from jwm_jax.worldgen.conditions import LatentConditions, drop_conditions, uncon
 from jwm_jax.worldgen.config import WorldGenConfig
 from jwm_jax.worldgen.flow import add_noise, guided, sigma_schedule, x0_weight
 from jwm_jax.worldgen.forward import predict_teacher_forced
-from jwm_jax.worldgen.transformer import empty_text
+from jwm_jax.worldgen.transformer import empty_text, init_params
 
 Rows = Float[jax.Array, "b"]
+
+GUIDANCE = ("embeddings.guidance_to_time",)
+"""Parameters through which a student is told the strength of guidance."""
 
 
 def guided_teacher(
@@ -41,7 +47,7 @@ def guided_teacher(
     noisy: Float[jax.Array, "b v f h w c"],
     sigma: Float[jax.Array, "b f"],
     conditions: LatentConditions,
-    cfg_scale: float,
+    cfg_scale: float | Float[jax.Array, "b"],
 ) -> Float[jax.Array, "b v f h w c"]:
     """The teacher's clean latents under guidance, teacher-forced and without gradient.
 
@@ -52,7 +58,8 @@ def guided_teacher(
         noisy: frames 1..K at ``sigma``.
         sigma: of the noisy frames.
         conditions: of frames 0..K.
-        cfg_scale: uncond + s (cond - uncond); 1 asks the network once.
+        cfg_scale: uncond + s (cond - uncond), of all rows or of each; the number 1 asks the network
+            once.
     """
     text = empty_text(config, params, len(clean))
 
@@ -60,7 +67,7 @@ def guided_teacher(
         return predict_teacher_forced(config, params, clean, noisy, sigma, given, text=text).x0
 
     x0 = ask(conditions)
-    if cfg_scale != 1.0:
+    if not isinstance(cfg_scale, float) or cfg_scale != 1.0:
         x0 = guided(ask(unconditional(conditions)), x0, cfg_scale)
     return jax.lax.stop_gradient(x0)
 
@@ -73,19 +80,19 @@ def consistency_loss(
     conditions: LatentConditions,
     key: jax.Array,
     grid: int,
-    cfg_scale: float,
+    cfg_scale: float | Float[jax.Array, "b"],
 ) -> Rows:
     """The consistency loss of clips, row by row.
 
     Args:
-        config: shape of both networks.
+        config: shape of both networks; the strength of guidance is an input of the student alone.
         student: parameters that get gradient.
         teacher: frozen parameters of a causal model.
         latents: clean clips of K + 1 frames.
         conditions: of the same frames.
         key: typed PRNG key.
         grid: steps of the teacher's path.
-        cfg_scale: guidance of the teacher.
+        cfg_scale: guidance of the teacher, of all rows or of each.
     """
     key_step, key_noise = jax.random.split(key)
     batch, count = latents.shape[0], latents.shape[2] - 1
@@ -95,7 +102,8 @@ def consistency_loss(
     step = jnp.repeat(step, config.chunk, axis=1)
     sigma, next_sigma = sigmas[step], sigmas[step + 1]
     noisy = add_noise(target, jax.random.normal(key_noise, target.shape), sigma)
-    end = guided_teacher(config, teacher, clean, noisy, sigma, conditions, cfg_scale)
+    plain = replace(config, guidance_input=False)
+    end = guided_teacher(plain, teacher, clean, noisy, sigma, conditions, cfg_scale)
     ratio = _frames(next_sigma / sigma)
     on_the_way = end + (noisy - end) * ratio
     text = empty_text(config, student, batch)
@@ -114,6 +122,45 @@ def _frames(values: Float[jax.Array, "b f"]) -> Float[jax.Array, "b 1 f 1 1 1"]:
     return values[:, None, :, None, None, None]
 
 
+def check_guidance(
+    cfg_scale: float, cfg_range: tuple[float, float] | None, guidance_input: bool
+) -> None:
+    """Refuse strengths of guidance that make no sense.
+
+    Raises:
+        UsageError: A range for a student that is not told of it, or the other way round.
+    """
+    if (cfg_range is not None) != guidance_input:
+        raise UsageError(
+            "cfg_range draws the strength of guidance, of which the student is told by "
+            "model.guidance_input=true; set both or neither."
+        )
+    if cfg_range is not None and not (0.0 <= cfg_range[0] < cfg_range[1] and cfg_scale == 1.0):
+        raise UsageError(
+            f"cfg_range {cfg_range} must rise from 0 or more, and cfg_scale must be left at 1, got "
+            f"{cfg_scale}."
+        )
+
+
+def with_strength(
+    key: jax.Array,
+    conditions: LatentConditions,
+    cfg_scale: float,
+    cfg_range: tuple[float, float] | None,
+) -> tuple[LatentConditions, float | Rows]:
+    """Conditions that tell each row its strength of guidance, and the strength or strengths."""
+    if cfg_range is None:
+        return conditions, cfg_scale
+    low, high = cfg_range
+    strength = jax.random.uniform(key, conditions.guidance.shape, minval=low, maxval=high)
+    return replace(conditions, guidance=strength), strength
+
+
+def student_net(net: Net, config: WorldGenConfig) -> Net:
+    """A network that may start from one which is not told the strength of guidance."""
+    return replace(net, adds=GUIDANCE) if config.guidance_input else net
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyExperiment(TeacherForcingExperiment):
     """Causal consistency distillation; with `rec`, of a student that is shown priors.
@@ -123,14 +170,18 @@ class ConsistencyExperiment(TeacherForcingExperiment):
             `init_from`, or from the teacher where that is None.
         grid: steps of the teacher's path from noise to data.
         cfg_scale: guidance of the teacher.
+        cfg_range: smallest and largest strength of guidance of a student that is told of it
+            (``model.guidance_input``); each sample draws one, instead of `cfg_scale`.
     """
 
     teacher: str = "runs/worldgen_tiny/model"
     grid: int = 48
     cfg_scale: float = 1.0
+    cfg_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_guidance(self.cfg_scale, self.cfg_range, self.model.guidance_input)
         if not 1 <= self.rollout_steps < self.grid:
             raise UsageError(
                 f"rollout_steps {self.rollout_steps} of the student must be at least 1 and fewer "
@@ -161,7 +212,9 @@ class ConsistencyTask(TeacherForcingTask):
         """The student and its frozen teacher."""
         nets = super().nets(config)
         student = replace(nets["model"], source=config.init_from or config.teacher)
-        return {"model": student, "teacher": frozen_net(student, config.teacher, "causal")}
+        student = student_net(student, config.model)
+        teacher = frozen_net(student, config.model, config.teacher, "causal")
+        return {"model": student, "teacher": teacher}
 
     def phases(self) -> tuple[Phase, ...]:
         """Updates of the student."""
@@ -169,16 +222,20 @@ class ConsistencyTask(TeacherForcingTask):
         def loss(params: Any, others: Mapping[str, Any], batch: Any, key: Any) -> Any:
             latents, conditions = batch
             config = self.config
-            key_drop, key_loss = jax.random.split(key)
+            key_drop, key_loss, key_strength = jax.random.split(key, 3)
+            conditions = drop_conditions(key_drop, conditions, config.dropout)
+            conditions, strength = with_strength(
+                key_strength, conditions, config.cfg_scale, config.cfg_range
+            )
             rows = consistency_loss(
                 config.model,
                 params,
                 others["teacher"],
                 latents,
-                drop_conditions(key_drop, conditions, config.dropout),
+                conditions,
                 key_loss,
                 config.grid,
-                config.cfg_scale,
+                strength,
             )
             return (jnp.sum(rows), len(rows)), {}
 
@@ -190,13 +247,18 @@ def few_step(config: WorldGenConfig, steps: int) -> WorldGenConfig:
     return replace(config, sampling_steps=steps, sampler="renoise")
 
 
-def frozen_net(like: Net, source: str, stage: str, dtype: Any = jnp.float32) -> Net:
-    """A frozen network of another's shape.
+def frozen_net(
+    like: Net, config: WorldGenConfig, source: str, stage: str, dtype: Any = jnp.float32
+) -> Net:
+    """A frozen network of the student's shape that knows no strength of guidance.
 
     Args:
-        like: has the shape.
+        like: the student.
+        config: its shape.
         source: model directory or shipped size.
         stage: the only stage that is accepted of it.
         dtype: of its parameters.
     """
-    return replace(like, optimizer=None, source=source, stages=(stage,), dtype=dtype)
+    init = partial(init_params, replace(config, guidance_input=False))
+    fields = {"optimizer": None, "source": source, "stages": (stage,), "adds": ()}
+    return replace(like, init=init, dtype=dtype, **fields)

@@ -39,7 +39,14 @@ from jaxtyping import Float
 
 from jwm_jax.errors import UsageError
 from jwm_jax.evaluation.images import border_ratio, energy
-from jwm_jax.paradigms.consistency import consistency_loss, few_step, frozen_net
+from jwm_jax.paradigms.consistency import (
+    check_guidance,
+    consistency_loss,
+    few_step,
+    frozen_net,
+    student_net,
+    with_strength,
+)
 from jwm_jax.paradigms.ode import check_pairs, ode_loss, open_pairs, pair_batches, pair_shapes
 from jwm_jax.paradigms.teacher_forcing import (
     TeacherForcingExperiment,
@@ -105,14 +112,12 @@ class MatchingConfig:
     """How distributions are matched.
 
     Attributes:
-        cfg_scale: guidance of the real score, uncond + s (cond - uncond).
         lowest: smallest sigma at which scores are compared, before the shift.
         highest: largest one.
         floor: smallest value of the mean |x - R| that divides the difference of scores.
         through_memory: whether the gradient also goes through the writing of the memory.
     """
 
-    cfg_scale: float = 1.0
     lowest: float = 0.02
     highest: float = 0.98
     floor: float = 1e-2
@@ -150,17 +155,20 @@ def score_difference(
     clip: Clip,
     conditions: LatentConditions,
     key: jax.Array,
+    cfg_scale: float | Float[jax.Array, "b"] = 1.0,
 ) -> tuple[Clip, dict[str, jax.Array]]:
     """The direction g in which a student's clip leaves the real distribution; 0 for frame 0.
 
     Args:
         config: shape of the networks.
-        matching: sigmas, guidance and floor.
+        matching: sigmas and floor.
         critic: parameters of F.
         real: parameters of R.
         clip: clean latents, frame 0 given.
         conditions: of the same frames.
         key: typed PRNG key.
+        cfg_scale: guidance of the real score, uncond + s (cond - uncond), of all rows or of each;
+            the number 1 asks the network once.
 
     Returns:
         g, float32, and what to log: its root mean square, and the difference of the scores over the
@@ -168,14 +176,17 @@ def score_difference(
     """
     noisy, sigma = noised(config, matching, clip, key)
 
-    def score(params: Any, given: LatentConditions) -> jax.Array:
-        text = empty_text(config, params, len(clip))
-        x0 = predict_clip(config, params, noisy, sigma, given, text).x0
+    plain = replace(config, guidance_input=False)
+
+    def score(shape: WorldGenConfig, params: Any, given: LatentConditions) -> jax.Array:
+        text = empty_text(shape, params, len(clip))
+        x0 = predict_clip(shape, params, noisy, sigma, given, text).x0
         return x0[:, :, 1:].astype(jnp.float32)
 
-    fake, truth = score(critic, conditions), score(real, conditions)
-    if matching.cfg_scale != 1.0:
-        truth = guided(score(real, unconditional(conditions)), truth, matching.cfg_scale)
+    fake, truth = score(config, critic, conditions), score(plain, real, conditions)
+    if not isinstance(cfg_scale, float) or cfg_scale != 1.0:
+        null = score(plain, real, unconditional(conditions))
+        truth = guided(null, truth, cfg_scale)
     axes = tuple(range(1, clip.ndim))
     distance = jnp.mean(jnp.abs(clip[:, :, 1:] - truth), axes, keepdims=True)
     difference = (fake - truth) / jnp.maximum(distance, matching.floor)
@@ -254,7 +265,8 @@ class DistillExperiment(TeacherForcingExperiment):
         weights: of the student's terms.
         matching: scores, guidance, gradient.
         grid: steps of the teacher's path.
-        cfg_scale: guidance of the teacher.
+        cfg_scale: guidance of the teacher and of the real score, uncond + s (cond - uncond).
+        cfg_range: as in `ConsistencyExperiment`.
         frozen_dtype: in which the frozen networks are kept: "float32" or "bfloat16".
     """
 
@@ -269,6 +281,7 @@ class DistillExperiment(TeacherForcingExperiment):
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     grid: int = 48
     cfg_scale: float = 1.0
+    cfg_range: tuple[float, float] | None = None
     frozen_dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -286,6 +299,11 @@ class DistillExperiment(TeacherForcingExperiment):
             )
         if self.teacher is None and (self.weights.cd or self.pairs):
             raise UsageError("weights.cd and pairs need a causal teacher: set teacher.")
+        check_guidance(self.cfg_scale, self.cfg_range, self.model.guidance_input)
+        if self.pairs and self.cfg_range is not None:
+            raise UsageError(
+                "stored pairs have one strength of guidance: set pairs=0 or no cfg_range."
+            )
         if self.pairs:
             check_pairs(self.pairs, self.grid, self.rollout_steps)
         elif self.weights.ode:
@@ -314,8 +332,10 @@ class DistillTask(TeacherForcingTask):
 
     def nets(self, config: DistillExperiment) -> dict[str, Net]:
         """Student, critic, real score, and the teacher if there is one."""
-        student = super().nets(config)["model"]
-        real = frozen_net(student, config.real, "bidirectional", jnp.dtype(config.frozen_dtype))
+        student = student_net(super().nets(config)["model"], config.model)
+        real = frozen_net(
+            student, config.model, config.real, "bidirectional", jnp.dtype(config.frozen_dtype)
+        )
         critic = replace(
             student,
             optimizer=config.critic_optimizer,
@@ -324,7 +344,9 @@ class DistillTask(TeacherForcingTask):
         )
         nets = {"model": student, "critic": critic, "real": real}
         if config.teacher is not None:
-            nets["teacher"] = frozen_net(student, config.teacher, "causal", real.dtype)
+            nets["teacher"] = frozen_net(
+                student, config.model, config.teacher, "causal", real.dtype
+            )
         return nets
 
     def phases(self) -> tuple[Phase, ...]:
@@ -400,9 +422,12 @@ class DistillTask(TeacherForcingTask):
     ) -> tuple[tuple[Any, Any], dict[str, Any]]:
         """The weighted terms of the student; those of weight 0 are skipped."""
         config, (latents, whole, pair, weights) = self.config, batch
-        names = ("drop", "cd", "dmd", "score", "x0")
+        names = ("drop", "strength", "cd", "dmd", "score", "x0")
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         rows, conditions = len(latents), drop_conditions(keys["drop"], whole, config.dropout)
+        conditions, strength = with_strength(
+            keys["strength"], conditions, config.cfg_scale, config.cfg_range
+        )
 
         def consistency() -> Any:
             return consistency_loss(
@@ -413,7 +438,7 @@ class DistillTask(TeacherForcingTask):
                 conditions,
                 keys["cd"],
                 config.grid,
-                config.cfg_scale,
+                strength,
             ), {}
 
         def regression() -> Any:
@@ -433,6 +458,7 @@ class DistillTask(TeacherForcingTask):
                 jax.lax.stop_gradient(clip),
                 conditions,
                 keys["score"],
+                strength,
             )
             return matching_loss(clip, difference), metrics | clip_statistics(clip, latents)
 
@@ -465,9 +491,10 @@ class DistillTask(TeacherForcingTask):
         self, params: Any, others: Mapping[str, Any], batch: Any, key: jax.Array
     ) -> tuple[tuple[Any, Any], dict[str, Any]]:
         """The critic's flow loss on a fresh rollout of the student."""
-        key_drop, key_roll, key_loss = jax.random.split(key, 3)
+        key_drop, key_strength, key_roll, key_loss = jax.random.split(key, 4)
         config, (latents, conditions, _, _) = self.config, batch
         conditions = drop_conditions(key_drop, conditions, config.dropout)
+        conditions, _ = with_strength(key_strength, conditions, config.cfg_scale, config.cfg_range)
         clip = self.rolled(others["model"], latents, conditions, key_roll).latents
         rows = critic_loss(config.model, config.matching, params, clip, conditions, key_loss)
         return (jnp.sum(rows), len(rows)), {}

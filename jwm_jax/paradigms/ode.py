@@ -132,6 +132,8 @@ class OdeExperiment(ConsistencyExperiment):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_pairs(self.pairs, self.grid, self.rollout_steps)
+        if self.cfg_range is not None:
+            raise UsageError("stored pairs have one strength of guidance: set cfg_scale instead.")
 
     def task(self) -> "OdeTask":
         """Builds the task."""

@@ -32,6 +32,7 @@ class Net:
         source: Model directory or shipped size to start from; None starts from `init`.
         kind: Kind of the model that `source` holds.
         stages: Stages of training that are accepted of `source`; empty accepts all.
+        adds: Dotted names that begin so may be missing in `source`; they keep what `init` gives.
         fit: Nested dict of ShapeDtypeStructs -> nested dict of numpy arrays in which a leaf may
             still be its ShapeDtypeStruct, which keeps the initialised value: parameters that are
             computed from the data before the first step.
@@ -45,6 +46,7 @@ class Net:
     source: str | None = None
     kind: str = ""
     stages: tuple[str, ...] = ()
+    adds: tuple[str, ...] = ()
     fit: Callable[[Any], Any] | None = None
     trains: Callable[[str], bool] = _every
     units: Mapping[str, int] = field(default_factory=dict)

@@ -167,7 +167,8 @@ def starting_params(config: ExperimentConfig, place: Layout, names: list[str]) -
     given = {
         n: load_source(n, place.nets[n], place.params[n]) for n in names if place.nets[n].source
     }
-    rest = [name for name in names if name not in given]
+    whole = {n for n, tree in given.items() if len(flatten(tree)) == len(flatten(place.params[n]))}
+    rest = [name for name in names if name not in whole]
     if not rest:
         return given
     shardings = {n: jax.tree.map(lambda x: x.sharding, place.params[n]) for n in rest}
@@ -181,6 +182,8 @@ def starting_params(config: ExperimentConfig, place: Layout, names: list[str]) -
         fit = place.nets[name].fit
         if fit is not None:
             made[name] = _replaced(made[name], fit(place.params[name]))
+        if name in given:  # a source that lacked something
+            given[name] = unflatten({**flatten(made.pop(name)), **flatten(given[name])})
     return {**given, **made}
 
 
@@ -213,7 +216,7 @@ def load_source(name: str, net: Net, shapes: Any) -> Any:
 
 def _of_source(function: Callable[..., Any], name: str, net: Net, shapes: Any) -> Any:
     try:
-        return function(net.source, net.kind, shapes, net.stages)
+        return function(net.source, net.kind, shapes, net.stages, net.adds)
     except UsageError as error:
         raise UsageError(
             f"source of the network {name!r}: {error} Train the stage before this one first, or "

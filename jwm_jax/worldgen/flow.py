@@ -70,9 +70,11 @@ def euler_step(
 def guided(
     unconditional: Float[jax.Array, "*b"],
     conditional: Float[jax.Array, "*b"],
-    cfg_scale: float | Float[jax.Array, ""],
+    cfg_scale: float | Float[jax.Array, ""] | Float[jax.Array, "rows"],
 ) -> Float[jax.Array, "*b"]:
-    """Classifier-free guidance: uncond + s (cond - uncond)."""
+    """Classifier-free guidance: uncond + s (cond - uncond), s of all rows or of each."""
+    if jnp.ndim(cfg_scale) == 1:
+        cfg_scale = cfg_scale.reshape(-1, *(1,) * (conditional.ndim - 1))
     return unconditional + cfg_scale * (conditional - unconditional)
 
 

@@ -148,7 +148,8 @@ class WorldGen:
             text: embeddings [(B), length, channels] of a prompt, for a network with text; zeros if
                 not given.
             null_text: embeddings that guidance leads away from; zeros if not given.
-            guided: whether steps of this session may be guided, which takes a second memory.
+            guided: whether steps of this session may be guided, which takes a second memory; not
+                for a network that takes the strength of guidance as an input.
 
         Returns:
             The session; a copy of it is a fork.
@@ -157,6 +158,11 @@ class WorldGen:
             ValueError: a size that does not divide into patches, another number of cameras than
                 views, text for a network without, or conditions of another size or kind.
         """
+        if guided and self.config.guidance_input:
+            raise ValueError(
+                "this network takes the strength of guidance as an input and needs no second "
+                "memory: start the session without guided=True and give step() a cfg_scale."
+            )
         leading = first_frames.ndim - 3
         if leading not in (0, 1, 2):
             raise ValueError(
@@ -217,7 +223,8 @@ class WorldGen:
                 given.
             steps: denoising steps; the configuration's if None.
             cfg_scale: guidance uncond + s (cond - uncond) on style and text; 1 is none, others need
-                a session that was started with ``guided=True``.
+                a session that was started with ``guided=True``, or a network that takes the
+                strength as an input.
 
         Returns:
             RGB in [0, 1], [.., T, H, W, 3] with the leading axes of the first frames, and the
@@ -227,7 +234,7 @@ class WorldGen:
             ValueError: conditions of another size than the session's, naming the field, or guidance
                 of a session that was started without.
         """
-        if cfg_scale != 1.0 and not session.guided:
+        if cfg_scale != 1.0 and not (session.guided or self.config.guidance_input):
             raise ValueError(
                 f"cfg_scale = {cfg_scale} needs guidance's second memory: start the session with "
                 "guided=True."
@@ -267,7 +274,8 @@ class WorldGen:
             seed: of everything random.
             cfg_scale: as for `step`.
         """
-        session = self.start(first_frames, cameras, seed, guided=cfg_scale != 1.0)
+        guided = cfg_scale != 1.0 and not self.config.guidance_input
+        session = self.start(first_frames, cameras, seed, guided=guided)
         for conditions in conditions_per_chunk:
             frames, session = self.step(session, conditions, steps, cfg_scale)
             yield frames

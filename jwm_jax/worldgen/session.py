@@ -164,12 +164,14 @@ def step_session(
         session: where to continue.
         conditions: of this chunk.
         steps: denoising steps; the configuration's if None.
-        cfg_scale: guidance on style and text, for a session with guidance.
+        cfg_scale: guidance on style and text, for a session with guidance or a network that takes
+            its strength as an input.
 
     Returns:
         The chunk's video frames [B, V, T, H, W, 3] in [0, 1], and the session after them.
     """
     given, session = encode_conditions(config, codec, session, conditions)
+    given = replace(given, guidance=given.guidance * cfg_scale)
     latents, branch, null = advance(
         config,
         params,

@@ -265,8 +265,8 @@ def test_one_executable_runs_every_term_and_leaves_alone_what_is_not_trained(fol
 def test_eight_devices_do_what_one_does(folder, axis):
     """Losses and gradient norms of both networks, with every term and a critic of its own.
 
-    Next to nothing moves in the step: Adam's first update is a sign, which rounding turns where a gradient
-    is next to nothing, and the critic would be asked about another student.
+    Next to nothing moves in the step: Adam's first update is a sign, which rounding turns where a
+    gradient is next to nothing, and the critic would be asked about another student.
     """
     found = []
     weights = WeightSchedule(cd=((0, 1.0),), ode=((0, 0.5),), dmd=((0, 1.0),), x0=((0, 0.1),))
@@ -339,6 +339,45 @@ def test_consistency_updates_the_student_and_exports_a_few_step_model(folder, tm
     task.save(host(state.nets["model"].params), tmp_path / "model")
     student = WorldGen.from_pretrained(tmp_path / "model")
     assert (student.config.sampling_steps, student.config.sampler) == (2, "renoise")
+
+
+def test_a_student_learns_to_be_told_the_strength_of_guidance(folder, tmp_path):
+    """It starts from a model that is not told, and so do teacher and real score stay."""
+    model = replace(MODEL, codec=str(folder / "codec"), guidance_input=True)
+    fields = {"model": model, "cfg_range": (0.0, 3.0)}
+    config = experiment(folder, ConsistencyExperiment, **fields)
+    task, mesh, state, frozen, step, batches = prepare(config)
+    told = state.nets["model"].params["embeddings"]["guidance_to_time"]["kernel"]
+    assert not np.any(told)  # starts at zero: the teacher's own behaviour
+    assert "guidance_to_time" not in frozen["teacher"]["embeddings"]
+    with jax.set_mesh(mesh):
+        state, _ = step(state, frozen, put_batch(next(batches), mesh, 2))
+    told = state.nets["model"].params["embeddings"]["guidance_to_time"]["kernel"]
+    assert np.abs(told).max() > 1e-3
+    task.save(host(state.nets["model"].params), tmp_path / "model")
+    student = WorldGen.from_pretrained(tmp_path / "model")
+    session = student.start(np.zeros((16, 32, 3), np.uint8))
+    (a, _), (b, _) = (student.step(session, cfg_scale=scale) for scale in (1.0, 3.0))
+    assert np.abs(a - b).max() > 1e-5
+    with pytest.raises(ValueError, match="needs no second memory"):
+        student.start(np.zeros((16, 32, 3), np.uint8), guided=True)
+
+    fields |= {"pairs": 0, "weights": WeightSchedule()}
+    _, _, state, frozen, _, _ = prepare(experiment(folder, **fields))
+    assert all("guidance_to_time" in state.nets[n].params["embeddings"] for n in state.nets)
+    assert all("guidance_to_time" not in frozen[n]["embeddings"] for n in frozen)
+
+
+def test_strengths_of_guidance_that_do_not_fit_are_refused(folder):
+    model = replace(MODEL, codec=str(folder / "codec"), guidance_input=True)
+    with pytest.raises(UsageError, match="set both or neither"):
+        experiment(folder, ConsistencyExperiment, cfg_range=(1.0, 3.0))
+    with pytest.raises(UsageError, match="set both or neither"):
+        experiment(folder, model=model)
+    with pytest.raises(UsageError, match="must rise from 0"):
+        experiment(folder, ConsistencyExperiment, model=model, cfg_range=(3.0, 1.0))
+    with pytest.raises(UsageError, match="one strength of guidance"):
+        experiment(folder, model=model, cfg_range=(1.0, 3.0))
 
 
 def test_what_makes_no_sense_is_refused(folder):
