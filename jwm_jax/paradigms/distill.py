@@ -61,7 +61,7 @@ from jwm_jax.worldgen.conditions import LatentConditions, drop_conditions, uncon
 from jwm_jax.worldgen.config import WorldGenConfig
 from jwm_jax.worldgen.flow import add_noise, guided, shift_sigma, x0_weight
 from jwm_jax.worldgen.forward import predict_clip
-from jwm_jax.worldgen.rollout import Rolled, replay, roll
+from jwm_jax.worldgen.rollout import Rolled, first_piece, piece, replay, roll
 from jwm_jax.worldgen.sampler import step_sigmas
 from jwm_jax.worldgen.transformer import empty_text
 
@@ -249,6 +249,17 @@ def clip_statistics(clip: Clip, truth: Clip) -> dict[str, jax.Array]:
     )
 
 
+def begun(conditions: LatentConditions) -> LatentConditions:
+    """Conditions whose first frame is a clip's first: it has no motion before it and no prior."""
+    return replace(
+        conditions,
+        prior=conditions.prior.at[:, :, 0].set(0.0),
+        prior_mask=conditions.prior_mask.at[:, :, 0].set(0.0),
+        ego_motion=conditions.ego_motion.at[:, 0].set(0.0),
+        ego_valid=conditions.ego_valid.at[:, 0].set(0.0),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistillExperiment(TeacherForcingExperiment):
     """Distribution matching distillation; `rollout_steps` are the student's steps, and with `rec`
@@ -263,7 +274,10 @@ class DistillExperiment(TeacherForcingExperiment):
         alternate: one update a step in turn, instead of all in one step.
         critic_optimizer: of the critic.
         weights: of the student's terms.
-        matching: scores, guidance, gradient.
+        matching: scores, gradient.
+        judged: generated latent frames of a rollout that the scores judge, after a random one of
+            its chunks (streaming long tuning: windows longer than real score and critic know); 0
+            judges whole rollouts.
         grid: steps of the teacher's path.
         cfg_scale: guidance of the teacher and of the real score, uncond + s (cond - uncond).
         cfg_range: as in `ConsistencyExperiment`.
@@ -279,6 +293,7 @@ class DistillExperiment(TeacherForcingExperiment):
     critic_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     weights: WeightSchedule = field(default_factory=WeightSchedule)
     matching: MatchingConfig = field(default_factory=MatchingConfig)
+    judged: int = 0
     grid: int = 48
     cfg_scale: float = 1.0
     cfg_range: tuple[float, float] | None = None
@@ -304,10 +319,26 @@ class DistillExperiment(TeacherForcingExperiment):
             raise UsageError(
                 "stored pairs have one strength of guidance: set pairs=0 or no cfg_range."
             )
+        if self.judged:
+            self._check_judged()
         if self.pairs:
             check_pairs(self.pairs, self.grid, self.rollout_steps)
         elif self.weights.ode:
             raise UsageError("weights.ode needs paths of the teacher: set pairs.")
+
+    def _check_judged(self) -> None:
+        longest = self.source.window - 1 - first_piece(self.model)
+        if self.judged % self.model.chunk or not 0 < self.judged <= longest:
+            raise UsageError(
+                f"judged {self.judged} must be whole chunks of {self.model.chunk} frames and, of "
+                f"windows of {self.source.window}, at most {longest}."
+            )
+        if self.model.sink and not self.model.rebase:
+            raise UsageError("judged moves a piece to the start: it needs model.rebase or no sink.")
+        if self.matching.through_memory:
+            raise UsageError(
+                "judged replays a piece of the rollout: set matching.through_memory=false."
+            )
 
     def task(self) -> "DistillTask":
         """Builds the task."""
@@ -389,6 +420,18 @@ class DistillTask(TeacherForcingTask):
         first = latents[:, :, :1]
         return roll(config, params, first, conditions, key, sigmas, exit_step, text)
 
+    def part(self, rolled: Rolled, key: jax.Array) -> tuple[Rolled, jax.Array, int]:
+        """What is judged of a rollout: itself, or a `piece` after a random chunk; the index of its
+        frames in the whole, and how many of them are given."""
+        config, model, frames = self.config, self.config.model, rolled.latents.shape[2]
+        if not config.judged:
+            return rolled, jnp.arange(frames), 1
+        first = first_piece(model)
+        choices = 1 + (frames - 1 - config.judged - first) // model.chunk
+        chunk = jax.random.randint(jax.random.fold_in(key, 1), (), 0, choices)
+        cut, index = piece(model, rolled, first + model.chunk * chunk, config.judged)
+        return cut, index, model.slots
+
     def judge(
         self,
         rolled: Float[np.ndarray, "b v f h w c"],
@@ -448,19 +491,23 @@ class DistillTask(TeacherForcingTask):
             rolled = self.rolled(params, latents, conditions, keys["dmd"])
             text = empty_text(config.model, params, rows)
             through = config.matching.through_memory
-            exits = replay(config.model, params, rolled, conditions, through, text)
-            clip = jnp.concatenate([latents[:, :, :1], exits], axis=2)
+            rolled, index, given = self.part(rolled, keys["dmd"])
+            seen = conditions.frames(index)
+            exits = replay(config.model, params, rolled, seen, through, text, given)
+            clip = jnp.concatenate([rolled.latents[:, :, given - 1 : given], exits], axis=2)
+            seen = begun(seen.frames(slice(given - 1, None)))
+            truth = latents[:, :, index[given - 1 :]]
             difference, metrics = score_difference(
                 config.model,
                 config.matching,
                 others["critic"],
                 others["real"],
                 jax.lax.stop_gradient(clip),
-                conditions,
+                seen,
                 keys["score"],
                 strength,
             )
-            return matching_loss(clip, difference), metrics | clip_statistics(clip, latents)
+            return matching_loss(clip, difference), metrics | clip_statistics(clip, truth)
 
         def truth() -> Any:
             return teacher_forcing_loss(
@@ -495,7 +542,10 @@ class DistillTask(TeacherForcingTask):
         config, (latents, conditions, _, _) = self.config, batch
         conditions = drop_conditions(key_drop, conditions, config.dropout)
         conditions, _ = with_strength(key_strength, conditions, config.cfg_scale, config.cfg_range)
-        clip = self.rolled(others["model"], latents, conditions, key_roll).latents
+        rolled = self.rolled(others["model"], latents, conditions, key_roll)
+        rolled, index, given = self.part(rolled, key_roll)
+        clip = rolled.latents[:, :, given - 1 :]
+        conditions = begun(conditions.frames(index[given - 1 :]))
         rows = critic_loss(config.model, config.matching, params, clip, conditions, key_loss)
         return (jnp.sum(rows), len(rows)), {}
 

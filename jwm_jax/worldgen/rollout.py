@@ -16,6 +16,9 @@ Two gradients are there:
                                   values carry gradient to the weights that wrote them (Self
                                   Gradient Forcing, arXiv 2607.20368); the clean latents themselves
                                   stay constants
+
+A rollout may be longer than what is judged of it: `piece` cuts some frames out of it, with those
+that they see, and these alone are replayed (streaming long tuning).
 """
 
 from typing import Any, NamedTuple
@@ -112,6 +115,38 @@ def roll(
     return jax.lax.stop_gradient(rolled)
 
 
+def first_piece(config: WorldGenConfig) -> int:
+    """The first frame after which `piece` can cut: the end of the first chunk with a whole window
+    and the sink before its successor."""
+    frames = config.slots - 1
+    return -(-frames // config.chunk) * config.chunk
+
+
+def piece(
+    config: WorldGenConfig, rolled: Rolled, start: Int[jax.Array, ""], count: int
+) -> tuple[Rolled, Int[jax.Array, "n"]]:
+    """Frames start + 1..start + count of a long rollout, and what they see.
+
+    Args:
+        config: shape of the network, with ``rebase`` or no sink.
+        rolled: a rollout of more frames.
+        start: the last frame of a chunk, from `first_piece` on; may be traced.
+        count: frames, whole chunks.
+
+    Returns:
+        A rollout whose first ``config.slots`` frames are the sink and the window that ends with
+        ``start``, all of them given, and the index of each of its frames in the whole one.
+    """
+    window = start + 1 - config.window + jnp.arange(config.window + count)
+    index = jnp.concatenate([jnp.arange(config.sink), window])
+    cache = rolled.cache
+    keys, values = (jnp.take(a, index, axis=2) for a in (cache.keys, cache.values))
+    noisy = jax.lax.dynamic_slice_in_dim(rolled.noisy, start, count, axis=2)
+    latents = jnp.take(rolled.latents, index, axis=2)
+    cache = Cache(keys, values, jnp.asarray(len(index), jnp.int32))
+    return Rolled(latents, noisy, rolled.sigma, cache), index
+
+
 def replay(
     config: WorldGenConfig,
     params: Any,
@@ -119,16 +154,19 @@ def replay(
     conditions: LatentConditions,
     through_memory: bool,
     text: Text | None = None,
+    given: int = 1,
 ) -> Latents:
-    """The clean latents of a rollout's exits again, frames 1..N, with gradient to the parameters.
+    """The clean latents of a rollout's exits again, frames given..N, with gradient to the
+    parameters.
 
     Args:
         config: shape of the network.
         params: the parameters that made the rollout.
         rolled: from `roll`.
         conditions: of frames 0..N.
-        through_memory: whether the writing of the memory has gradient too.
+        through_memory: whether the writing of the memory has gradient too; of whole rollouts only.
         text: from `transformer.text_keys`.
+        given: frames at the start that are not replayed: ``config.slots`` of a `piece`.
     """
     sigma = jnp.full((len(rolled.noisy), rolled.noisy.shape[2]), rolled.sigma)
     clean = rolled.latents[:, :, :-1]
@@ -136,7 +174,7 @@ def replay(
         return predict_teacher_forced(
             config, params, clean, rolled.noisy, sigma, conditions, text=text
         ).x0
-    after = conditions.frames(slice(1, None))
+    after = conditions.frames(slice(given, None))
     return predict_from_memory(
-        config, params, clean, rolled.noisy, sigma, after, rolled.cache, text
+        config, params, clean, rolled.noisy, sigma, after, rolled.cache, text, given
     ).x0

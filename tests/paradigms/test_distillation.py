@@ -287,6 +287,20 @@ def test_eight_devices_do_what_one_does(folder, axis):
 
 
 @pytest.mark.slow
+def test_pieces_of_longer_rollouts_are_judged(folder):
+    weights = WeightSchedule(dmd=((0, 1.0),))
+    config = experiment(folder, judged=1, pairs=0, teacher=None, weights=weights)
+    _, mesh, state, frozen, step, batches = prepare(config)
+    before = host(state.nets)
+    with jax.set_mesh(mesh):
+        for _ in range(2):  # in the first step the critic is the real score
+            state, metrics = step(state, frozen, put_batch(next(batches), mesh, 2))
+    assert not same(state.nets["model"].params, before["model"].params)
+    assert np.isfinite([float(x) for x in metrics.values()]).all()
+    assert step._cache_size() == 1
+
+
+@pytest.mark.slow
 def test_alternating_moves_one_network_a_step(folder):
     config = experiment(folder, alternate=True, pairs=0, teacher=None, weights=WeightSchedule())
     _, mesh, state, frozen, step, batches = prepare(config)
@@ -383,6 +397,10 @@ def test_strengths_of_guidance_that_do_not_fit_are_refused(folder):
 def test_what_makes_no_sense_is_refused(folder):
     with pytest.raises(UsageError, match="critic_updates 0 must be at least 1"):
         experiment(folder, critic_updates=0)
+    with pytest.raises(UsageError, match="of windows of 4, at most 1"):
+        experiment(folder, judged=2)
+    with pytest.raises(UsageError, match="judged replays a piece"):
+        experiment(folder, judged=1, matching=MatchingConfig(through_memory=True))
     with pytest.raises(UsageError, match="need a causal teacher"):
         experiment(folder, teacher=None)
     with pytest.raises(UsageError, match=r"weights\.ode needs paths"):

@@ -14,7 +14,7 @@ from jwm_jax.worldgen.conditions import no_conditions
 from jwm_jax.worldgen.config import WorldGenConfig
 from jwm_jax.worldgen.flow import sigma_schedule
 from jwm_jax.worldgen.forward import predict_next, remember
-from jwm_jax.worldgen.rollout import replay, roll
+from jwm_jax.worldgen.rollout import first_piece, piece, replay, roll
 from jwm_jax.worldgen.transformer import init_params
 
 CONFIG = WorldGenConfig(
@@ -116,6 +116,28 @@ def test_replay_is_the_sequential_rollout_in_value_and_gradient(
     np.testing.assert_allclose(ours[1], theirs[1], atol=1e-5)
     for a, b in zip(jax.tree.leaves(ours[0]), jax.tree.leaves(theirs[0]), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, np.abs(b).max()))
+
+
+@pytest.mark.parametrize("start", [1, 2])
+def test_a_piece_replays_what_the_long_rollout_gave(given, rollouts, start):
+    """With the sink and the window before it, whatever came between them."""
+    params, _, conditions = given
+    assert first_piece(CONFIG) == 1
+
+    @jax.jit
+    def run(start):
+        cut, index = piece(CONFIG, rollouts[1], start, 2)
+        seen = conditions.frames(index)
+        return replay(CONFIG, params, cut, seen, False, given=CONFIG.slots), index
+
+    exits, index = run(jnp.int32(start))
+    assert index.tolist() == [0, start, start + 1, start + 2]
+    np.testing.assert_allclose(exits, rollouts[1].latents[:, :, start + 1 : start + 3], atol=1e-5)
+
+
+def test_pieces_begin_after_whole_chunks():
+    config = dataclasses.replace(CONFIG, chunk=3, window=4, sink=1)
+    assert first_piece(config) == 6 and first_piece(dataclasses.replace(config, window=3)) == 3
 
 
 def test_the_two_gradients_differ_where_the_memory_is_written(gradients):
