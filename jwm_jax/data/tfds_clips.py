@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import numpy as np
 
 from jwm_jax.data.records import FIELDS, decode_clip
+from jwm_jax.data.specs import split_options, whole_number
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.files import expand_user, folder_beside
 from jwm_jax.scene import Clip
@@ -160,15 +160,9 @@ def load_dataset_clip(spec: str) -> Clip:
       UsageError: an unknown option or an index outside the split.
       DataError: no dataset there, or a broken record.
     """
-    path, _, query = spec.removeprefix("dataset:").partition("?")
-    options = {"index": "0", "split": ""}
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in options:
-            raise UsageError(f"clip {spec!r}: unknown option {key!r}; known: {tuple(options)}.")
-        options[key] = value
-    if not options["index"].isdigit():
-        raise UsageError(f"clip {spec!r}: index must be a whole number, got {options['index']!r}.")
-    index, split = int(options["index"]), options["split"]
+    name, options = split_options("clip", spec, {"index": whole_number(0), "split": str})
+    path, index = name.removeprefix("dataset:"), options.get("index", 0)
+    split = options.get("split")
     if not split:
         known = tuple(splits_of(path))
         split = known[0] if len(known) == 1 else "train"

@@ -9,13 +9,13 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 import numpy as np
 from PIL import Image
 
 from jwm_jax.data.folder import looking_ahead
-from jwm_jax.errors import DataError, UsageError
+from jwm_jax.data.specs import number, split_options, whole_number
+from jwm_jax.errors import DataError
 from jwm_jax.files import expand_user
 from jwm_jax.scene.cameras import Intrinsics
 from jwm_jax.scene.clip import Clip
@@ -92,21 +92,10 @@ def load_video(where: str) -> Clip:
 
 def _options(where: str) -> tuple[Path, dict[str, float]]:
     """The file, and the value of every option."""
-    name, _, query = where.removeprefix("video:").partition("?")
-    options = {"fov": FIELD_OF_VIEW, "start": 0.0, "frames": math.inf}
-    bounds = {"fov": (1.0, 170.0), "start": (0.0, math.inf), "frames": (1.0, math.inf)}
-    for key, text in parse_qsl(query, keep_blank_values=True):
-        if key not in options:
-            raise UsageError(f"video {name}: unknown option {key!r}; known: {', '.join(options)}.")
-        low, high = bounds[key]
-        try:
-            options[key] = float(text)
-        except ValueError:
-            options[key] = math.nan
-        if not low <= options[key] <= high:
-            raise UsageError(
-                f"video {name}: {key}={text} should be a number from {low:g} to {high:g}."
-            )
+    readers = {"fov": number(1.0, 170.0), "start": number(0.0), "frames": whole_number(1)}
+    name, given = split_options("clip", where, readers)
+    options = {"fov": FIELD_OF_VIEW, "start": 0.0, "frames": math.inf} | given
+    name = name.removeprefix("video:")
     path = expand_user(name)
     if not path.is_file():
         raise DataError(f"video {path} does not exist.")

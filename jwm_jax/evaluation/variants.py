@@ -11,12 +11,11 @@ MODEL is a shipped size or a model directory. ``steps`` a chunk are the model's 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-from urllib.parse import parse_qsl
 
 import jax
 import numpy as np
 
+from jwm_jax.data.specs import number, split_options, switch, whole_number
 from jwm_jax.errors import UsageError
 from jwm_jax.joint import JointWorldModel, Rollout
 from jwm_jax.scene import Clip, Scene, Trajectory
@@ -24,15 +23,15 @@ from jwm_jax.worldgen import WorldGen
 from jwm_jax.worldrec import WorldRec
 
 OPTIONS = {
-    "steps": (int, 1),
-    "prior": (int, 0),
-    "key_frame_every": (int, 0),
-    "window": (int, 1),
-    "sink": (int, 0),
-    "sink_ema": (float, 0),
-    "context_noise": (float, 0),
+    "steps": whole_number(1),
+    "prior": switch,
+    "key_frame_every": whole_number(0),
+    "window": whole_number(1),
+    "sink": whole_number(0),
+    "sink_ema": number(0.0),
+    "context_noise": number(0.0),
 }
-"""Options of a spec: type, and smallest value."""
+"""Options of a spec and how their values are read."""
 
 
 @dataclass(frozen=True)
@@ -90,21 +89,7 @@ def load_variant(spec: str) -> Variant:
         UsageError: An unknown option or value, or no such model.
         DataError: A broken model.
     """
-    model, _, query = spec.partition("?")
-    given: dict[str, Any] = {}
-    for key, text in parse_qsl(query, keep_blank_values=True):
-        if key not in OPTIONS:
-            raise UsageError(f"generator {spec!r}: unknown option {key!r}; known: {[*OPTIONS]}.")
-        kind, least = OPTIONS[key]
-        try:
-            given[key] = kind(text)
-        except ValueError:
-            given[key] = None
-        if given[key] is None or not given[key] >= least:
-            whole = "a whole" if kind is int else "a"
-            raise UsageError(
-                f"generator {spec!r}: {key} must be {whole} number from {least} on, got {text!r}."
-            )
+    model, given = split_options("generator", spec, OPTIONS)
     gen = WorldGen.from_pretrained(model)
     memory = {n: given[n] for n in ("window", "sink", "sink_ema", "context_noise") if n in given}
     try:
@@ -112,7 +97,7 @@ def load_variant(spec: str) -> Variant:
     except ValueError as error:
         raise UsageError(f"generator {spec!r}: {error}") from None
     steps = given.get("steps", gen.config.sampling_steps)
-    prior, key_frame_every = bool(given.get("prior", 1)), given.get("key_frame_every", 0)
+    prior, key_frame_every = given.get("prior", True), given.get("key_frame_every", 0)
     return Variant(spec, gen, steps, prior, key_frame_every)
 
 

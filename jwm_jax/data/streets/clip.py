@@ -4,11 +4,11 @@ clip = load_procedural("procedural:full:SEED?frames=25&views=front&rate=10")
 """
 
 from collections.abc import Sequence
-from urllib.parse import parse_qsl
 
 import numpy as np
 from jaxtyping import Float
 
+from jwm_jax.data.specs import number, split_options, switch, whole_number
 from jwm_jax.data.streets.generate import make_street
 from jwm_jax.data.streets.render import LIDAR_MOUNT, Picture, render_world, scan_world
 from jwm_jax.data.streets.street import FIRST_SECONDS, Street
@@ -255,29 +255,22 @@ def parse_spec(spec: str) -> dict[str, object]:
     Raises:
       UsageError: the text does not follow the form.
     """
-    body, _, query = spec.removeprefix("procedural:").partition("?")
-    rung, _, seed = body.partition(":")
-    form = "procedural:RUNG:SEED (easy, full or photo), perhaps ?frames=25&views=front&rate=10"
-    if not seed.isdigit():
-        raise UsageError(f"clip {spec!r}: expected {form}.")
-    arguments: dict[str, object] = {"rung": rung, "seed": int(seed)}
     readers = {
-        "frames": ("num_frames", int),
-        "rate": ("rate", float),
-        "loop": ("loop", lambda text: {"0": False, "1": True}[text]),
-        "height": ("height", int),
-        "width": ("width", int),
-        "views": ("views", lambda text: tuple(text.split(","))),
+        "frames": whole_number(1),
+        "rate": number(0.0),
+        "loop": switch,
+        "height": whole_number(1),
+        "width": whole_number(1),
+        "views": lambda text: tuple(text.split(",")),
     }
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in readers:
-            raise UsageError(f"clip {spec!r}: unknown option {key!r}; known: {tuple(readers)}.")
-        name, read = readers[key]
-        try:
-            arguments[name] = read(value)
-        except (ValueError, KeyError):
-            raise UsageError(f"clip {spec!r}: option {key} has the bad value {value!r}.") from None
-    return arguments
+    body, given = split_options("clip", spec, readers)
+    rung, _, seed = body.removeprefix("procedural:").partition(":")
+    if not seed.isdigit():
+        form = "procedural:RUNG:SEED (easy, full or photo), perhaps ?frames=25&views=front&rate=10"
+        raise UsageError(f"clip {spec!r}: expected {form}.")
+    if "frames" in given:
+        given["num_frames"] = given.pop("frames")
+    return {"rung": rung, "seed": int(seed)} | given
 
 
 def true_views(
