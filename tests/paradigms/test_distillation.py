@@ -355,6 +355,30 @@ def test_consistency_updates_the_student_and_exports_a_few_step_model(folder, tm
     assert (student.config.sampling_steps, student.config.sampler) == (2, "renoise")
 
 
+@pytest.mark.parametrize(
+    "kind", [ConsistencyExperiment, pytest.param(DistillExperiment, marks=pytest.mark.slow)]
+)
+def test_conditions_are_hidden_at_their_rates(folder, kind):
+    """Of what is always hidden nothing reaches a loss or its metrics; else something does."""
+    only_matching = {"pairs": 0, "weights": WeightSchedule(cd=(), dmd=((0, 1.0),))}
+    fields = only_matching if kind is DistillExperiment else {}
+    names = ("layout", "prior", "ego_motion", "style", "rays")
+    for rate in (0.0, 1.0):
+        config = experiment(folder, kind, dropout=dict.fromkeys(names, rate), **fields)
+        task, _, state, frozen, _, batches = prepare(config)
+        batch = jax.tree.map(lambda x: x[0], next(batches))
+        latents, conditions, *rest = batch
+        others = {name: net.params for name, net in state.nets.items()} | frozen
+        changed = jax.tree.map(lambda x: 2 * x, conditions)
+        for phase in task.phases():
+            loss = jax.jit(phase.loss)
+            a, b = (
+                loss(others[phase.net], others, (latents, c, *rest), jax.random.key(0))
+                for c in (conditions, changed)
+            )
+            assert same(a, b) == (rate == 1.0), (phase.net, a, b)
+
+
 def test_a_student_learns_to_be_told_the_strength_of_guidance(folder, tmp_path):
     """It starts from a model that is not told, and so do teacher and real score stay."""
     model = replace(MODEL, codec=str(folder / "codec"), guidance_input=True)
