@@ -51,6 +51,13 @@ VERBS = {
     "data check": Verb(
         "data", "CheckOptions", "check", "draw a drive and say what is wrong with it"
     ),
+    "checkpoint list": Verb("checkpoint", "ListOptions", "list_steps", "the steps a run has saved"),
+    "checkpoint verify": Verb(
+        "checkpoint", "VerifyOptions", "verify", "whether they are as they were saved"
+    ),
+    "checkpoint diff": Verb(
+        "checkpoint", "DiffOptions", "diff", "the arrays in which two of them differ"
+    ),
     "benchmark": Verb("benchmark", "Options", "run", "how fast an operation runs here"),
     "doctor": Verb("doctor", "Options", "run", "what this machine has and what it lacks"),
 }
@@ -167,7 +174,7 @@ def _unknown(got: str, known: list[str]) -> str:
 
 def _help(prefix: str = "") -> str:
     chosen = {n: v for n, v in VERBS.items() if n.split()[0] == prefix or not prefix}
-    lines = [f"  {name:<12} {verb.summary}" for name, verb in chosen.items()]
+    lines = [f"  {name:<17} {verb.summary}" for name, verb in chosen.items()]
     return "\n".join([_HEADER, "verbs:", *lines, _FOOTER.rstrip()])
 
 
