@@ -9,12 +9,12 @@ from jwm_jax.checkpoint.model_dir import (
     load_config,
     load_params,
     read_header,
-    refuse_pickle,
     resolve_model,
     save_model,
     unflatten,
 )
 from jwm_jax.checkpoint.sharded import check_model, load_sharded
+from jwm_jax.checkpoint.weights import refuse_pickle
 
 __all__ = [
     "STAGES",

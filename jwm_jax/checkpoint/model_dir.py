@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 
 from jwm_jax.checkpoint.dataclass_json import from_dict, to_dict
+from jwm_jax.checkpoint.weights import SHARD_BYTES, refuse_pickle, weights_files, write_weights
 from jwm_jax.errors import DataError, UsageError
-from jwm_jax.files import entries, expand_user, make_folder, write_whole
+from jwm_jax.files import expand_user, write_whole
 
 FORMAT_VERSION = 1
 KINDS = ("worldrec", "worldgen", "codec")
 STAGES = ("bidirectional", "causal", "few_step")
 """Of a worldgen model's training: whole clips at once, then chunk by chunk, then in few steps."""
-PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
-"""Suffixes, in lower case, of files that are never opened."""
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -94,44 +93,6 @@ def check_shapes(
         raise DataError(f"{source}: {'; '.join(faults)}; this is a checkpoint of {other}.")
 
 
-def refuse_pickle(path: Path) -> None:
-    """Refuse a file of a format that can run any program when it is read.
-
-    Args:
-        path: Need not exist.
-
-    Raises:
-        DataError: Its name or its first bytes are those of a pickle or a zipped pickle.
-    """
-    named = path.suffix.lower() in PICKLES and not path.is_dir()
-    if named or (path.is_file() and _begins_like_a_pickle(path)):
-        raise DataError(
-            f"{path} is a pickle file, which can run any program when it is opened, so it is not "
-            "opened; convert it to safetensors with the program that made it."
-        )
-
-
-def _begins_like_a_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(4)
-    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
-
-
-def weights_file(folder: Path) -> Path:
-    """The safetensors file of a model directory.
-
-    Raises:
-        DataError: It is missing, or a pickle is there instead.
-    """
-    path = folder / "params.safetensors"
-    if path.is_file():
-        refuse_pickle(path)
-        return path
-    for other in entries(folder):
-        refuse_pickle(other)
-    raise DataError(f"{path} is missing; copy the model again.")
-
-
 def save_model(
     directory: str | os.PathLike[str],
     kind: str,
@@ -142,8 +103,9 @@ def save_model(
     *,
     half: bool = False,
     stage: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Write a model directory; every file appears whole or not at all.
+    """Write a model directory; every file appears whole or not at all, config.json last.
 
     Args:
         directory: Folder to write; made when it is missing, files of the same names are replaced.
@@ -154,6 +116,7 @@ def save_model(
         card: Markdown text of card.md.
         half: Store float32 tensors as float16 (half the bytes); they load as float32.
         stage: Of a worldgen model's training, one of `STAGES`; None where it is unknown.
+        shard_bytes: Most bytes of a file of weights.
 
     Returns:
         The folder.
@@ -162,23 +125,11 @@ def save_model(
         ResourceError: When a file cannot be written.
         ValueError: For an unknown kind or stage, or a value that is not finite in the stored type.
     """
-    from safetensors.numpy import save
-
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}.")
     if stage is not None and (kind != "worldgen" or stage not in STAGES):
         raise ValueError(f"a {kind} model has no stage {stage!r}; worldgen has {STAGES}.")
-    tensors = {}
-    for name, value in flatten(params).items():
-        array = np.asarray(value)
-        if half and array.dtype == np.float32:
-            with np.errstate(over="ignore"):
-                array = array.astype(np.float16)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"tensor {name} is not finite as {array.dtype}; nothing was written.")
-        tensors[name] = np.asarray(array, order="C")
     directory = Path(directory)
-    make_folder(directory)
     header = {
         "format_version": FORMAT_VERSION,
         "kind": kind,
@@ -186,7 +137,7 @@ def save_model(
         **({} if stage is None else {"stage": stage}),
         "config": to_dict(config),
     }
-    write_whole(directory / "params.safetensors", save(tensors))
+    write_weights(directory, flatten(params), half=half, shard_bytes=shard_bytes)
     write_whole(directory / "card.md", card.rstrip() + "\n")
     write_whole(directory / "config.json", json.dumps(header, indent=2) + "\n")
     return directory
@@ -267,11 +218,12 @@ def load_params(
 
     folder = resolve_model(name_or_dir, kind)
     read_header(folder, kind, stages)
-    path = weights_file(folder)
-    try:
-        flat = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read ({error}); copy the model again.") from error
+    flat = {}
+    for path in weights_files(folder):
+        try:
+            flat |= load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{path} cannot be read ({error}); copy the model again.") from error
     wide = {
         name: value.astype(np.float32) if value.dtype == np.float16 else value
         for name, value in flat.items()
@@ -290,12 +242,14 @@ def weights_digest(name_or_dir: str | os.PathLike[str], kind: str) -> str:
         UsageError: When there is no such model.
         DataError: When its weights cannot be read.
     """
-    path = weights_file(resolve_model(name_or_dir, kind))
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}); copy the model again.") from error
+    digest = hashlib.sha256()
+    for path in weights_files(resolve_model(name_or_dir, kind)):
+        try:
+            with path.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error}); copy the model again.") from error
+    return digest.hexdigest()
 
 
 def read_header(folder: Path, kind: str, stages: tuple[str, ...] = ()) -> dict[str, Any]:

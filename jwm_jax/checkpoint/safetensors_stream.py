@@ -11,7 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+from jwm_jax.files import write_beside
+
+DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 ALIGNMENT = 8
 
 
@@ -29,6 +40,7 @@ def write_tensors(
         The file.
 
     Raises:
+        ResourceError: the file cannot be written.
         ValueError: a value that is not what the header says.
     """
     entries, end = {}, 0
@@ -38,17 +50,12 @@ def write_tensors(
         entries[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for (name, (dtype, shape)), value in zip(header.items(), values, strict=True):
-                if value.dtype != dtype or value.shape != tuple(shape):
-                    raise ValueError(
-                        f"tensor {name} should be {dtype} {shape}, got {value.dtype} {value.shape}."
-                    )
-                file.write(np.ascontiguousarray(value).tobytes())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with write_beside(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for (name, (dtype, shape)), value in zip(header.items(), values, strict=True):
+            if value.dtype != dtype or value.shape != tuple(shape):
+                raise ValueError(
+                    f"tensor {name} should be {dtype} {shape}, got {value.dtype} {value.shape}."
+                )
+            file.write(np.ascontiguousarray(value).tobytes())
     return path

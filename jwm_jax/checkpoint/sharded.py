@@ -6,7 +6,7 @@ array is made from a callback that reads, of a memory map, the slice that one de
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
@@ -19,8 +19,8 @@ from jwm_jax.checkpoint.model_dir import (
     read_header,
     resolve_model,
     unflatten,
-    weights_file,
 )
+from jwm_jax.checkpoint.weights import weights_files
 from jwm_jax.errors import DataError
 
 
@@ -83,14 +83,17 @@ def _opened(
 
     folder = resolve_model(name_or_dir, kind)
     read_header(folder, kind, stages)
-    path, flat = weights_file(folder), flatten(wanted)
+    paths, flat = weights_files(folder), flatten(wanted)
     try:
-        with safe_open(path, framework="numpy") as file:
-            views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        with ExitStack() as opened:
+            views = {}
+            for path in paths:
+                file = opened.enter_context(safe_open(path, framework="numpy"))
+                views |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             if may_lack:
                 lacking = {n for n in flat if n.startswith(may_lack) and n not in views}
                 flat = {name: value for name, value in flat.items() if name not in lacking}
-            _check(views, flat, str(path))
+            _check(views, flat, str(paths[0] if len(paths) == 1 else folder))
             yield views, flat
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} cannot be read ({error}); copy the model again.") from error

@@ -58,6 +58,7 @@ VERBS = {
     "checkpoint diff": Verb(
         "checkpoint", "DiffOptions", "diff", "the arrays in which two of them differ"
     ),
+    "export": Verb("export", "Options", "run", "weights in formats that others read"),
     "benchmark": Verb("benchmark", "Options", "run", "how fast an operation runs here"),
     "doctor": Verb("doctor", "Options", "run", "what this machine has and what it lacks"),
 }

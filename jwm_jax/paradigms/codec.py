@@ -378,11 +378,12 @@ class CodecTask(Task):
             scores[f"psnr_{group}"], scores[f"psnr_{group}_first"] = float(whole), float(first)
         return scores
 
-    def save(self, params: Any, directory: str | os.PathLike[str]) -> None:
+    def save(self, params: Any, directory: str | os.PathLike[str], *, half: bool = True) -> None:
         """Writes a model directory whose latents have unit variance on the training videos."""
         scores = self.evaluate(params)
         params = with_latent_statistics(self.config.codec, params, self.training)
-        VideoCodec(self.config.codec, params).save_pretrained(directory, card=self._card(scores))
+        codec = VideoCodec(self.config.codec, params)
+        codec.save_pretrained(directory, card=self._card(scores), half=half)
 
     def _card(self, scores: dict[str, float]) -> str:
         config = self.config

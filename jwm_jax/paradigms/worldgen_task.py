@@ -234,7 +234,7 @@ class WorldGenTask(Task):
         """Look at what the model generates."""
         return (f"jwm evaluate worldgen --gen {model}",)
 
-    def save(self, params: Any, directory: Any) -> None:
+    def save(self, params: Any, directory: Any, *, half: bool = True) -> None:
         """Exports a model directory, with the codec in it unless it ships with the package."""
         config = self.config
         shipped = (WEIGHTS / f"codec-{config.model.codec}").is_dir()
@@ -246,7 +246,8 @@ class WorldGenTask(Task):
             "metrics.jsonl beside this folder has the scores.\n"
         )
         model = WorldGen(self.exported, params, self.codec)
-        model.save_pretrained(directory, card=card, stage=self.stage, with_codec=not shipped)
+        how = {"stage": self.stage, "with_codec": not shipped, "half": half}
+        model.save_pretrained(directory, card=card, **how)
 
 
 def x0_loss(

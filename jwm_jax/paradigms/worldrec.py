@@ -178,10 +178,10 @@ class WorldRecTask(Task):
                     totals[key] = totals.get(key, 0.0) + float(value) / len(drawn)
         return totals
 
-    def save(self, params: Any, directory: Any) -> None:
+    def save(self, params: Any, directory: Any, *, half: bool = True) -> None:
         """Export the averaged weights."""
         WorldRec(self.config.model, params, self.config.size).save_pretrained(
-            directory, card_text(self.config)
+            directory, card_text(self.config), half=half
         )
 
     @cached_property

@@ -105,5 +105,11 @@ class Task:
         """
         return {}
 
-    def save(self, params: Any, directory: str | os.PathLike[str]) -> None:
-        """Export the averaged weights (numpy) as a model directory; called at the end of a run."""
+    def save(self, params: Any, directory: str | os.PathLike[str], *, half: bool = True) -> None:
+        """Export the averaged weights (numpy) as a model directory; called at the end of a run.
+
+        Args:
+            params: Of the product.
+            directory: Folder of the model.
+            half: Store float16; else as they are.
+        """

@@ -67,15 +67,16 @@ class VideoCodec:
         check_params(params, nn.unbox(expected), f"codec {name_or_dir}")
         return cls(config, jax.tree.map(jnp.asarray, params))
 
-    def save_pretrained(self, directory: str | Path, *, card: str) -> None:
-        """Writes config.json, params.safetensors (float16) and card.md.
+    def save_pretrained(self, directory: str | Path, *, card: str, half: bool = True) -> None:
+        """Writes config.json, params.safetensors and card.md.
 
         Args:
             directory: folder of the model, created if absent.
             card: text of card.md: data, command, time and scores.
+            half: store float16.
         """
         size = next((name for name, config in SIZES.items() if config == self.config), "custom")
-        save_model(directory, "codec", size, self.config, self.params, card, half=True)
+        save_model(directory, "codec", size, self.config, self.params, card, half=half)
 
     def encode(
         self, video: Shaped[Array, "*batch frames height width 3"]

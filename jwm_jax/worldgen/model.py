@@ -63,17 +63,18 @@ class WorldGen:
                 has one, else the codec named in its config.
 
         Raises:
-            UsageError: there is no such model, or it is a pickle.
-            DataError: a file is missing or broken, or belongs to another kind or size of model.
+            UsageError: there is no such model.
+            DataError: a file is a pickle, missing or broken, or belongs to another kind or size of
+                model.
         """
-        if Path(name_or_dir).suffix in (".safetensors", *wan.PICKLES):
+        if Path(name_or_dir).suffix == ".safetensors":
             config, params = wan.load(name_or_dir)
             codec = codec or VideoCodec.from_pretrained(config.codec)
             return cls(config, jax.tree.map(jnp.asarray, params), codec)
         folder = resolve_model(name_or_dir, "worldgen")
         config = load_config(folder, "worldgen", WorldGenConfig)
         params = load_params(folder, "worldgen")
-        check_params(params, abstract_params(config), str(folder / "params.safetensors"))
+        check_params(params, abstract_params(config), str(folder))
         own = folder / "codec"
         codec = codec or VideoCodec.from_pretrained(own if own.is_dir() else config.codec)
         return cls(config, jax.tree.map(jnp.asarray, params), codec)

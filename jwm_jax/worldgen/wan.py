@@ -20,14 +20,13 @@ from einops import rearrange
 
 from jwm_jax.checkpoint.model_dir import flatten, unflatten
 from jwm_jax.checkpoint.safetensors_stream import write_tensors
+from jwm_jax.checkpoint.weights import refuse_pickle
 from jwm_jax.errors import DataError, UsageError
 from jwm_jax.worldgen.config import SIZES, WorldGenConfig
 from jwm_jax.worldgen.forward import abstract_params
 
 Naming = Literal["original", "diffusers"]
 Shape = tuple[int, ...]
-
-PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 
 HEAD_DIM = 128
 """Width of a head in every published size, whose files do not say it."""
@@ -49,9 +48,9 @@ def load(
         The configuration, without any of our conditions, and its parameters as numpy arrays.
 
     Raises:
-        UsageError: there is no such file, or it is a pickle.
-        DataError: it is broken or not Wan 2.1's, naming every missing, surplus and mis-shaped
-            tensor.
+        UsageError: there is no such file.
+        DataError: it is a pickle, broken or not Wan 2.1's, naming every missing, surplus and
+            mis-shaped tensor.
     """
     with _open(path) as file:
         names = list(file.keys())
@@ -116,6 +115,30 @@ def save(
 
     header = {t.name: (np.dtype(dtype or flat[t.ours].dtype), t.shape) for t in tensors}
     return write_tensors(path, header, values())
+
+
+def diffusers_config(config: WorldGenConfig) -> dict[str, Any]:
+    """What diffusers' WanTransformer3DModel is built from, for the config.json beside its weights.
+
+    Args:
+        config: of a network that `save` accepts.
+    """
+    return {
+        "_class_name": "WanTransformer3DModel",
+        "patch_size": [1, config.patch, config.patch],
+        "num_attention_heads": config.num_heads,
+        "attention_head_dim": config.dim // config.num_heads,
+        "in_channels": config.latent_channels,
+        "out_channels": config.latent_channels,
+        "text_dim": config.text_dim,
+        "freq_dim": config.freq_dim,
+        "ffn_dim": config.ffn_dim,
+        "num_layers": config.num_layers,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "eps": 1e-6,
+        "rope_max_seq_len": 1024,
+    }
 
 
 def grow(
@@ -270,11 +293,7 @@ def _open(path: str | os.PathLike[str]) -> Any:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    if path.suffix in PICKLES:
-        raise UsageError(
-            f"{path} is a pickle, and reading one runs whatever code is in it: convert it to "
-            ".safetensors where you trust it."
-        )
+    refuse_pickle(path)
     if not path.is_file():
         raise UsageError(f"no file {path}.")
     try:

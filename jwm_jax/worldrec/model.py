@@ -63,19 +63,22 @@ class WorldRec:
         """A model without training: it shows its pictures at a rough depth."""
         return WorldRec(config, jax.jit(initial_params, static_argnums=0)(config, key), size)
 
-    def save_pretrained(self, directory: str | os.PathLike[str], card: str = "") -> Path:
-        """Write a model directory with weights as float16.
+    def save_pretrained(
+        self, directory: str | os.PathLike[str], card: str = "", *, half: bool = True
+    ) -> Path:
+        """Write a model directory.
 
         Args:
             directory: Folder to write.
             card: Markdown: what the model is and what it was trained on.
+            half: Store float16; else the weights as they are.
 
         Returns:
             The folder.
         """
         card = card or f"# WorldRec {self.size}\n\nSaved without a description."
         return save_model(
-            directory, "worldrec", self.size, self.config, self.params, card, half=True
+            directory, "worldrec", self.size, self.config, self.params, card, half=half
         )
 
     def __call__(self, clip: Clip, depth_source: DepthSource | None = None) -> Scene:

@@ -3,19 +3,25 @@
 import json
 from dataclasses import dataclass, field
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jwm_jax.checkpoint import (
     check_params,
+    flatten,
     from_dict,
     load_config,
     load_params,
+    load_sharded,
     model_dir,
     save_model,
     to_dict,
+    unflatten,
 )
+from jwm_jax.checkpoint.model_dir import weights_digest
+from jwm_jax.checkpoint.weights import INDEX
 from jwm_jax.errors import DataError, UsageError
 
 
@@ -62,6 +68,36 @@ def test_round_trip(tmp_path, half):
     np.testing.assert_array_equal(params["block"]["kernel"], PARAMS["block"]["kernel"])
     assert params["count"] == 7
     assert (folder / "card.md").read_text() == "# Card\n"
+
+
+def test_large_weights_are_several_files_with_an_index(tmp_path):
+    single = saved(tmp_path)
+    whole = flatten(load_params(single, "codec"))
+    digest = weights_digest(single, "codec")
+    folder = saved(tmp_path, shard_bytes=24)  # two tensors fit into no file together
+    files = [f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)]
+    assert sorted(p.name for p in folder.glob("*.safetensors")) == files
+    index = json.loads((folder / INDEX).read_text())
+    assert index["weight_map"] == dict(zip(sorted(whole), files, strict=True))
+    assert index["metadata"]["total_size"] == sum(x.nbytes for x in whole.values())
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for n, x in whole.items()}
+    for loaded in (load_params(folder, "codec"), load_sharded(folder, "codec", unflatten(wanted))):
+        jax.tree.map(np.testing.assert_array_equal, flatten(loaded), whole)
+    assert weights_digest(folder, "codec") != digest
+    (folder / files[1]).unlink()
+    with pytest.raises(DataError, match=rf"{files[1]} is missing"):
+        load_params(folder, "codec")
+    for names in ({"a": "../a.safetensors"}, {"a": "a.bin"}, {}):
+        (folder / INDEX).write_text(json.dumps({"weight_map": names}))
+        with pytest.raises(DataError, match=r"should name \.safetensors files beside it"):
+            load_params(folder, "codec")
+    assert weights_digest(saved(tmp_path), "codec") == digest
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "card.md",
+        "config.json",
+        "params.safetensors",
+    ]
 
 
 def test_half_storage_never_writes_an_overflow(tmp_path):

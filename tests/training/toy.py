@@ -65,8 +65,8 @@ class ToyTask(Task):
     def evaluate(self, params):
         return {"total": float(sum(jnp.sum(x**2) for x in jax.tree.leaves(params)))}
 
-    def save(self, params, directory):
-        save_model(directory, "codec", "toy", ModelConfig(), params, "# A toy")
+    def save(self, params, directory, *, half=True):
+        save_model(directory, "codec", "toy", ModelConfig(), params, "# A toy", half=half)
 
 
 @dataclass(frozen=True)

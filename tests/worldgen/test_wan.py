@@ -80,7 +80,7 @@ def test_every_difference_is_named(weights, tmp_path):
 
 def test_pickles_and_files_that_are_not_there_are_refused(weights, tmp_path):
     (tmp_path / "wan.pth").write_bytes(b"cos\nsystem\n")
-    with pytest.raises(UsageError, match="is a pickle"):
+    with pytest.raises(DataError, match="is a pickle"):
         WorldGen.from_pretrained(tmp_path / "wan.pth")
     with pytest.raises(UsageError, match="no file"):
         WorldGen.from_pretrained(tmp_path / "wan.safetensors")

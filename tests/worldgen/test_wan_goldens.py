@@ -17,6 +17,8 @@ import pytest
 from einops import rearrange
 from safetensors.numpy import load_file
 
+from jwm_jax.checkpoint import save_model
+from jwm_jax.cli.main import main
 from jwm_jax.worldgen import wan
 from jwm_jax.worldgen.cache import empty_cache
 from jwm_jax.worldgen.conditions import no_conditions
@@ -214,3 +216,28 @@ def test_a_round_trip_returns_every_bit(tmp_path):
         if names.is_file():
             theirs = json.loads(names.read_text())
             assert {theirs.get(name, name) for name in load_file(first)} == set(published)
+
+
+@pytest.mark.parametrize("naming", ["diffusers", "wan"])
+def test_a_model_is_exported_as_its_library_has_it(naming, tmp_path):
+    found = variants("wan_transformer")
+    if not found:
+        pytest.skip(f"no golden/wan_transformer in {DATA} (set JWM_DATA)")
+    for folder in found:
+        theirs = json.loads((folder / "config.json").read_text())
+        config, params = wan.load(folder / "weights.safetensors", theirs["num_attention_heads"])
+        save_model(tmp_path / "model", "worldgen", "golden", config, params, "# For a test")
+        out = tmp_path / folder.name
+        command = ["export", str(tmp_path / "model"), "--format", naming, "--out", str(out)]
+        assert main(command) == 0
+        weights = load_file(folder / "weights.safetensors")
+        if naming == "wan":
+            back = wan.load(out / "wan.safetensors", theirs["num_attention_heads"])[1]
+            jax.tree.map(np.testing.assert_array_equal, back, params)
+            continue
+        written = json.loads((out / "config.json").read_text())
+        assert written.pop("_class_name") == "WanTransformer3DModel" and written == theirs
+        ours = load_file(out / "diffusion_pytorch_model.safetensors")
+        assert ours.keys() == weights.keys()
+        for name, value in weights.items():
+            np.testing.assert_array_equal(ours[name], value, err_msg=name)
