@@ -126,6 +126,7 @@ class Scene:
         time: Float[Array, "*b"] | float | np.floating,
         sky: bool = True,
         capacity: int | None = None,
+        backend: str = "auto",
     ) -> Rendering:
         """Draw the scene.
 
@@ -136,6 +137,7 @@ class Scene:
             capacity: Pairs of Gaussian and tile that a picture has room for. If None they are
                 counted first, so that all are drawn; under `jax.jit`, where they cannot be,
                 `default_capacity`.
+            backend: Of the rasterizer; "xla" is plain XLA on every platform, for `jax.export`.
 
         Returns:
             rgb [*b, h, w, 3], alpha [*b, h, w], depth [*b, h, w], overflow [*b].
@@ -151,7 +153,8 @@ class Scene:
                 )  # summed in float32
                 if pairs > capacity:
                     capacity = jwm_kernels.rounded_capacity(pairs)
-        return _render(scene, pose, K, time, size=size, sky=sky, slots=capacity)
+        options = {"size": size, "sky": sky, "slots": capacity, "backend": backend}
+        return _render(scene, pose, K, time, **options)
 
     def save_ply(self, path: str | Path, time: float | None = None) -> Path:
         """Write a 3D Gaussian splatting PLY: static Gaussians, or all as they stand at `time`.
@@ -263,7 +266,7 @@ def _flat_views(pose, K, time) -> tuple[tuple, tuple[int, ...]]:
     return (pose.reshape(-1, 4, 4), K.reshape(-1, 3, 3), time.reshape(-1)), leading
 
 
-@partial(jax.jit, static_argnames=("size", "sky", "slots"))
+@partial(jax.jit, static_argnames=("size", "sky", "slots", "backend"))
 def _render(scene: Scene, pose, K, time, **options) -> Rendering:
     """Pictures along the leading axes of `pose`, one after another."""
     flat, leading = _flat_views(pose, K, time)
@@ -274,7 +277,7 @@ def _render(scene: Scene, pose, K, time, **options) -> Rendering:
 
 
 def _render_one(
-    scene: Scene, pose, K, time, *, size: tuple[int, int], sky: bool, slots: int
+    scene: Scene, pose, K, time, *, size: tuple[int, int], sky: bool, slots: int, backend: str
 ) -> Rendering:
     height, width = size
     g = scene.compose(time)
@@ -290,6 +293,8 @@ def _render_one(
         height,
         render_mode="RGB+ED",
         capacity=slots,
+        backend=backend,
+        host_sort=False if backend == "xla" else None,
     )
     rgb, depth, alpha = colors[0, ..., :3], colors[0, ..., 3], alphas[0, ..., 0]
     if sky and scene.sky is not None:

@@ -4,6 +4,7 @@
 as several streams: video [B, T, H, W, 3] or [B, V, T, H, W, 3], latents [B, (V,) 1 + k, h, w, c].
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float, Shaped
 
 from jwm_jax.checkpoint.model_dir import check_params, load_config, load_params, save_model
@@ -137,7 +137,7 @@ class VideoCodec:
             A pytree of zeros with leading axes ``batch``.
         """
         lead = (batch,) if isinstance(batch, int) else tuple(batch)
-        state = initial_state(self.config, int(np.prod(lead)), h, w)
+        state = initial_state(self.config, math.prod(lead), h, w)
         return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), state)
 
     def initial_decode_state(self, batch: int | tuple[int, ...], h: int, w: int) -> State:
