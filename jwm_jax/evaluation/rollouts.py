@@ -17,7 +17,7 @@ import numpy as np
 
 from jwm_jax.data.streets import FIRST_TEST_SEED, make_clip
 from jwm_jax.evaluation.images import psnr
-from jwm_jax.joint import JointWorldModel, Rollout
+from jwm_jax.joint import JointWorldModel, KeyFrames, Rollout
 from jwm_jax.scene import Clip, Trajectory
 
 PROTOCOL = "streets-rollout-v1"
@@ -55,7 +55,8 @@ def evaluate_rollouts(
         clips: One-view clips of `FRAMES` frames with ground truth.
         steps: Denoising steps a chunk; the generator's own number if None.
         seed: Of the noise.
-        key_frame_every: As in `JointWorldModel.rollout`, for the row with the prior.
+        key_frame_every: Chunks between key frames that go back into the scene of the row with the
+            prior; 0 for none.
 
     Returns:
         Row to {"0.4 s": dB, ...}.
@@ -88,7 +89,8 @@ def rollout_rows(
     alone = {"no prior": plain.frames[:, 0] / np.float32(255)}
     if not clip.posed:
         return rows | alone | {"codec": coded}
-    joint = world.rollout(start, future, seed=seed, steps=steps, key_frame_every=key_frame_every)
+    key_frames = KeyFrames(key_frame_every) if key_frame_every else None
+    joint = world.rollout(start, future, seed=seed, steps=steps, key_frames=key_frames)
     with_scene = {"prior": joint.frames[:, 0] / np.float32(255)}
     return rows | {"warp": warped(joint, truth[0])} | alone | with_scene | {"codec": coded}
 

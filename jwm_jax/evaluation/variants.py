@@ -3,7 +3,7 @@
     MODEL?steps=50&prior=0&key_frame_every=2&window=6&sink=0&sink_ema=0.9&context_noise=0.1
 
 MODEL is a shipped size or a model directory. ``steps`` a chunk are the model's own unless given;
-``prior=0`` leaves the scene out; ``key_frame_every`` is that of `JointWorldModel.rollout`;
+``prior=0`` leaves the scene out; ``key_frame_every`` is `KeyFrames.every`, 0 for none;
 ``window`` and ``sink`` change how many latent frames a session remembers, ``sink_ema`` and
 ``context_noise`` how (`WorldGenConfig`).
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from jwm_jax.data.specs import number, split_options, switch, whole_number
 from jwm_jax.errors import UsageError
-from jwm_jax.joint import JointWorldModel, Rollout
+from jwm_jax.joint import JointWorldModel, KeyFrames, Rollout
 from jwm_jax.scene import Clip, Scene, Trajectory
 from jwm_jax.worldgen import WorldGen
 from jwm_jax.worldrec import WorldRec
@@ -56,6 +56,7 @@ class Variant:
         self, rec: WorldRec, start: Clip, future: Trajectory, scene: Scene, seed: int
     ) -> Rollout:
         """The future of a start, see `JointWorldModel.rollout`."""
+        fed_back = self.prior and self.key_frame_every
         return JointWorldModel(rec, self.gen).rollout(
             start,
             future,
@@ -63,7 +64,7 @@ class Variant:
             steps=self.steps,
             use_prior=self.prior,
             scene=scene if self.prior else None,
-            key_frame_every=self.key_frame_every if self.prior else 0,
+            key_frames=KeyFrames(self.key_frame_every) if fed_back else None,
         )
 
     def identity(self, *others: object) -> str:

@@ -4,36 +4,32 @@
     trajectory, boxes --draw--> layout ---------+--> WorldGen chunk --> frames --key frames--> scene
 
 One chunk is what the generator makes at once: four video frames, at the clip's rate, for each of
-its latent frames.
+its latent frames. `session` has the steps.
 """
 
 import json
 import time as clock
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import jax
 import numpy as np
 from einops import rearrange
 from jaxtyping import Float, UInt8
 
 from jwm_jax.errors import DataError
 from jwm_jax.files import make_folder, write_beside, write_whole
-from jwm_jax.joint.feedback import extend_scene, with_room
-from jwm_jax.joint.prior import render_prior
-from jwm_jax.scene import (
-    Camera,
-    Clip,
-    Scene,
-    Tracks,
-    Trajectory,
-    ego_motion,
-    layout_frames,
+from jwm_jax.joint.session import (
+    Chunk,
+    JointState,
+    KeyFrames,
+    as_bytes,
+    start_joint,
+    step_joint,
 )
-from jwm_jax.worldgen import Conditions, WorldGen
-from jwm_jax.worldgen.conditions import known_style
-from jwm_jax.worldrec import WorldRec, measured_depth
+from jwm_jax.scene import Clip, Scene, Tracks, Trajectory
+from jwm_jax.worldgen import WorldGen
+from jwm_jax.worldrec import WorldRec
 
 
 @dataclass(frozen=True)
@@ -102,6 +98,63 @@ class JointWorldModel:
     rec: WorldRec
     gen: WorldGen
 
+    def start(
+        self,
+        clip: Clip,
+        *,
+        seed: int = 0,
+        use_prior: bool = True,
+        scene: Scene | None = None,
+        tracks: Tracks | None = None,
+        key_frames: KeyFrames | None = None,
+    ) -> JointState:
+        """Begin a future at the clip's last instant.
+
+        The scene is reconstructed from the whole clip, with depth from lidar where the clip has it.
+
+        Args:
+            clip: What was seen so far, at least one instant.
+            seed: Of the noise.
+            use_prior: Whether the scene conditions the generator.
+            scene: An already reconstructed scene to start from, instead of `rec(clip)`.
+            tracks: Boxes (absolute clock); the clip's own if None. The scene's things follow those
+                of the same id (or place, where there are no ids), and things that are missing are
+                gone.
+            key_frames: When generated frames go back into the scene; None for never.
+
+        Raises:
+            DataError: A scene is wanted for a clip whose poses are unknown.
+        """
+        options = {"scene": scene, "tracks": tracks, "key_frames": key_frames}
+        return start_joint(self.rec, self.gen, clip, seed=seed, use_prior=use_prior, **options)
+
+    def step(
+        self,
+        state: JointState,
+        poses: Float[np.ndarray, "t 4 4"],
+        tracks: Tracks | None = None,
+        times: Float[np.ndarray, "t"] | None = None,
+        steps: int | None = None,
+    ) -> tuple[Chunk, JointState]:
+        """The next chunk: where the vehicle goes, and what its cameras see there.
+
+        Args:
+            state: From `start` or an earlier step; it stays usable.
+            poses: Ego poses of the chunk's frames, in the clip's world frame. Poses at which no
+                sensor was are what the prior is for.
+            tracks: Boxes from now on, as in `start`; None leaves them.
+            times: Absolute seconds of the frames; at the clip's rate if None.
+            steps: Denoising steps; the generator's own number if None.
+
+        Returns:
+            The chunk, and the state after it.
+
+        Raises:
+            DataError: Another number of poses than a chunk has frames, or poses that are not
+                finite.
+        """
+        return step_joint(self.rec, self.gen, state, poses, tracks, times, steps)
+
     def rollout(
         self,
         clip: Clip,
@@ -112,197 +165,71 @@ class JointWorldModel:
         use_prior: bool = True,
         tracks: Tracks | None = None,
         scene: Scene | None = None,
-        key_frame_every: int = 0,
-        key_frame_holes: float = 0.1,
-        key_frame_room: int = 4,
+        key_frames: KeyFrames | None = None,
     ) -> Rollout:
-        """Generate the clip's future along a trajectory.
-
-        The generator starts from the clip's last instant; the scene is reconstructed from the whole
-        clip, with depth from lidar where the clip has it. Poses at which no sensor was are what
-        the prior is for.
+        """Generate the clip's future along a whole trajectory: a loop over `step`.
 
         Args:
-            clip: What was seen so far, at least one instant.
+            clip: As for `start`.
             trajectory: Ego poses of the frames to come, in the clip's world frame and on its clock;
                 trimmed to whole chunks.
-            seed: Of the noise.
-            steps: Denoising steps a chunk; the generator's own number if None.
-            use_prior: Whether the scene conditions the generator.
-            tracks: Boxes over the future (absolute clock); the clip's own if None. The scene's
-                things follow those of the same id (or place, where there are no ids), and things
-                that are missing are gone.
-            scene: An already reconstructed scene to start from, instead of `rec(clip)`.
-            key_frame_every: Feed the last frame of every n-th chunk back into the scene; 0 never.
-            key_frame_holes: Do so only where at least this share of the prior below the horizon
-                was open.
-            key_frame_room: Room for key frames in the scene, as a multiple of what WorldRec makes
-                of one; whatever the horizon, so that programs are compiled once.
+            seed: As for `start`.
+            steps: As for `step`.
+            use_prior: As for `start`.
+            tracks: Boxes over the whole future, as for `start`.
+            scene: As for `start`.
+            key_frames: As for `start`.
 
         Raises:
             DataError: The trajectory has fewer frames than a chunk, or a scene is wanted as prior
                 for a clip whose poses are unknown. (Without one, such a clip's future is generated
                 without ego motion, and of the trajectory only the times count.)
         """
-        if use_prior:
-            clip.require_poses("a scene that guides the future")
-        chunk_frames = self.gen.config.frames_per_chunk
-        chunks = trajectory.num_frames // chunk_frames
-        if chunks == 0:
+        length = self.gen.config.frames_per_chunk
+        count = trajectory.num_frames // length
+        if count == 0:
             raise DataError(
                 f"rollout: the trajectory has {trajectory.num_frames} frames; one chunk needs "
-                f"{chunk_frames}."
+                f"{length}."
             )
-        lens = clip.cameras[0]
-        clip = clip.resized(*self.gen.config.picture_size(lens.height, lens.width))
-        edited, tracks = tracks is not None, clip.tracks if tracks is None else tracks
-        rig = clip.rig(clip.num_frames - 1)
-        seconds = {"reconstruct": 0.0, "prior": [], "generate": [], "feedback": []}
-
-        start = clock.perf_counter()
-        if use_prior and scene is None:
-            scene = jax.block_until_ready(self.rec(clip, measured_depth(clip)))
-        seconds["reconstruct"] = clock.perf_counter() - start
-        things = None
-        if use_prior and scene.tracks is not None and tracks is not None:
-            things = things_of(scene, tracks)
-            if edited:
-                moved = things.on_device(scene.start, scene.tracks.num_tracks)
-                scene = replace(scene, tracks=moved)
-        row, added, overflow = 0, [], 0
-        if use_prior and key_frame_every:
-            row = scene.gaussians.capacity
-            size = self.rec.config.picture_size(*clip.images.shape[2:4])
-            per_key_frame = self.rec.config.capacity(clip.num_views, *size)
-            scene = with_room(scene, per_key_frame * key_frame_room)
-
-        style = known_style(self.gen.config, clip.style)
-        here = rig.cameras_at(clip.world_from_ego[-1:])
-        layout = _layout(here, tracks, clip.map, clip.times[-1:, 0])
-        session = self.gen.start(
-            clip.images[-1], rig, seed=seed, conditions=Conditions(layout=layout, style=style)
-        )
-        motion = _motion(clip, trajectory) if clip.posed else None
-        parts: dict[str, list] = {"frames": [], "prior": [], "alpha": [], "layout": []}
-        for chunk in range(chunks):
-            index = slice(chunk * chunk_frames, (chunk + 1) * chunk_frames)
-            cameras = rig.cameras_at(np.asarray(trajectory.world_from_ego[index], np.float64))
-            times = np.asarray(trajectory.times[index])
-            layout = _layout(cameras, tracks, clip.map, times)
-            prior = alpha = None
-            if use_prior:
-                start = clock.perf_counter()
-                prior, alpha, left_out = _prior(scene, cameras, times)
-                overflow += left_out
-                seconds["prior"].append(clock.perf_counter() - start)
-                parts["prior"].append(prior)
-                parts["alpha"].append(alpha)
-            start = clock.perf_counter()
-            conditions = Conditions(
-                layout=layout,
-                prior=prior,
-                prior_alpha=alpha,
-                ego_motion=None if motion is None else motion[index],
-                style=style,
-            )
-            frames, session = self.gen.step(session, conditions, steps=steps)
-            frames = _bytes(np.asarray(frames))
-            seconds["generate"].append(clock.perf_counter() - start)
-            parts["frames"].append(frames)
-            if layout is not None:
-                parts["layout"].append(layout)
-            due = use_prior and key_frame_every and (chunk + 1) % key_frame_every == 0
-            if due and 1 - alpha[:, -1, alpha.shape[2] // 2 :].mean() >= key_frame_holes:
-                start = clock.perf_counter()
-                last = tuple(c.at(chunk_frames - 1) for c in cameras)
-                scene, count, unfit = extend_scene(
-                    self.rec,
-                    scene,
-                    frames[:, -1],
-                    last,
-                    np.asarray(trajectory.world_from_ego[index][-1], np.float64),
-                    float(times[-1]),
-                    things,
-                    row,
-                )
-                row += count
-                added.append({"chunk": chunk, "gaussians": count, "left_out": unfit})
-                seconds["feedback"].append(clock.perf_counter() - start)
-
-        stack = {k: _frames_first(v) for k, v in parts.items() if v}
-        alphas = stack.get("alpha")
+        began = clock.perf_counter()
+        options = {"scene": scene, "tracks": tracks, "key_frames": key_frames}
+        state = self.start(clip, seed=seed, use_prior=use_prior, **options)
+        seconds = {"start": clock.perf_counter() - began}
+        chunks: list[Chunk] = []
+        for index in range(count):
+            part = slice(index * length, (index + 1) * length)
+            poses, times = trajectory.world_from_ego[part], np.asarray(trajectory.times[part])
+            chunk, state = self.step(state, np.asarray(poses), times=times, steps=steps)
+            chunks.append(chunk)
+        for name in ("prior", "generate", "feedback"):
+            seconds[name] = [c.seconds[name] for c in chunks if name in c.seconds]
+        alpha = _joined(chunks, "alpha")
         return Rollout(
-            frames=stack["frames"],
-            times=np.asarray(trajectory.times[: chunks * chunk_frames], np.float64),
-            prior=_bytes(stack["prior"]) if use_prior else None,
-            prior_alpha=_bytes(alphas) if use_prior else None,
-            layout=stack.get("layout"),
-            scene=scene if use_prior else None,
+            frames=_joined(chunks, "frames"),
+            times=_joined(chunks, "times"),
+            prior=as_bytes(_joined(chunks, "prior")) if use_prior else None,
+            prior_alpha=as_bytes(alpha) if use_prior else None,
+            layout=_joined(chunks, "layout"),
+            scene=state.scene,
             metrics={
-                "frames": chunks * chunk_frames,
+                "frames": count * length,
                 "views": clip.num_views,
                 "steps": self.gen.config.sampling_steps if steps is None else steps,
                 "seed": seed,
                 "seconds": seconds,
-                "open_share": [] if alphas is None else (1 - alphas.mean((1, 2, 3))).tolist(),
-                "key_frames": added,
-                "overflow": overflow,
+                "open_share": [] if alpha is None else (1 - alpha.mean((1, 2, 3))).tolist(),
+                "key_frames": [
+                    {"chunk": i, "gaussians": c.key_frame[0], "left_out": c.key_frame[1]}
+                    for i, c in enumerate(chunks)
+                    if c.key_frame is not None
+                ],
+                "overflow": sum(c.overflow for c in chunks),
             },
         )
 
 
-def _motion(clip: Clip, trajectory: Trajectory) -> np.ndarray:
-    """Ego motion to each frame of the trajectory, the first from the clip's last instant."""
-    times = np.concatenate([clip.times[-1:, 0], np.asarray(trajectory.times)])
-    poses = np.concatenate([clip.world_from_ego[-1:], np.asarray(trajectory.world_from_ego)])
-    return ego_motion(poses, times)
-
-
-def _layout(cameras, tracks, lane_map, times) -> np.ndarray | None:
-    """Layout frames [V, T, H, W, 3] of cameras that all see the same instants, or None."""
-    return layout_frames(cameras, tracks, lane_map, np.stack([times] * len(cameras), axis=1))
-
-
-def things_of(scene: Scene, tracks: Tracks) -> Tracks:
-    """The tracks of a scene's own things, in the scene's order.
-
-    Args:
-        scene: Reconstructed with tracks.
-        tracks: Host tracks; the scene's things are found by id. Without ids on either side they
-            are taken in their order.
-
-    Returns:
-        One track a thing of the scene; a thing that `tracks` does not have is never there.
-
-    Raises:
-        DataError: Without ids, there are more tracks than the scene has things.
-    """
-    ids = scene.tracks.ids
-    if not ids or not tracks.ids:
-        if tracks.num_tracks > scene.tracks.num_tracks:
-            raise DataError(
-                f"rollout: {tracks.num_tracks} tracks without ids cannot be told apart in a scene "
-                f"of {scene.tracks.num_tracks} things; give them the ids of the clip's tracks."
-            )
-        return tracks
-    place = {name: i for i, name in enumerate(tracks.ids)}
-    known = np.asarray([name in place for name in ids])
-    found = tracks.select(np.asarray([place.get(name, 0) for name in ids]))
-    return replace(found, valid=np.asarray(found.valid) & known[:, None], ids=ids)
-
-
-def _prior(scene: Scene, cameras: tuple[Camera, ...], times) -> tuple[np.ndarray, np.ndarray, int]:
-    """Prior pictures [V, T, H, W, 3], their alpha [V, T, H, W], and pairs that did not fit."""
-    when = (times - scene.start).astype(np.float32)
-    drawn = [render_prior(scene, camera, when) for camera in cameras]
-    left_out = sum(int(p.overflow.sum()) for p in drawn)
-    return np.stack([p.rgb for p in drawn]), np.stack([p.alpha for p in drawn]), left_out
-
-
-def _bytes(pictures: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(pictures, 0.0, 1.0) * 255.0).astype(np.uint8)
-
-
-def _frames_first(chunks: list[np.ndarray]) -> np.ndarray:
-    """[V, T, ...] chunks to [F, V, ...]."""
-    return np.concatenate([np.asarray(c).swapaxes(0, 1) for c in chunks])
+def _joined(chunks: list[Chunk], name: str) -> np.ndarray | None:
+    """One field of all chunks, one after another; None where it is absent."""
+    parts = [getattr(chunk, name) for chunk in chunks]
+    return None if parts[0] is None else np.concatenate(parts)

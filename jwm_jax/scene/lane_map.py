@@ -1,17 +1,16 @@
 """A vector map: polylines on the ground, in the world frame of a clip."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Float
 
+from jwm_jax.scene.pytree import pytree_dataclass, static_field
 from jwm_jax.scene.transforms import transform_points
 
 LINE_KINDS = ("lane_divider", "lane_solid", "road_edge", "crosswalk", "centerline")
 """What a polyline can be. A crosswalk is the closed outline of its area."""
 
 
-@dataclass(frozen=True)
+@pytree_dataclass
 class LaneMap:
     """Polylines in metres.
 
@@ -21,7 +20,7 @@ class LaneMap:
     """
 
     polylines: tuple[np.ndarray, ...]
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...] = static_field()
 
     def __post_init__(self):
         if len(self.polylines) != len(self.kinds):

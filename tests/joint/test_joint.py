@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jwm_jax.errors import DataError
-from jwm_jax.joint import JointWorldModel, extend_scene, render_prior, with_room
-from jwm_jax.joint.rollout import things_of
+from jwm_jax.joint import JointWorldModel, KeyFrames, extend_scene, render_prior, with_room
+from jwm_jax.joint.session import things_of
 from jwm_jax.scene import (
     EGO_FROM_OPENCV,
     Camera,
@@ -169,7 +169,7 @@ def test_the_prior_follows_the_trajectory(world):
 
 def test_feedback_grows_the_scene_within_its_buffer(world):
     plain = world.rollout(clip(), future(8), steps=1)
-    grown = world.rollout(clip(), future(8), steps=1, key_frame_every=1, key_frame_holes=0.0)
+    grown = world.rollout(clip(), future(8), steps=1, key_frames=KeyFrames(holes=0.0))
     rows = REC.capacity(1, HEIGHT, WIDTH)
     own = plain.scene.gaussians
     assert grown.scene.gaussians.capacity == own.capacity + 4 * rows, "whatever the horizon"
@@ -192,7 +192,7 @@ def test_what_does_not_fit_into_the_room_is_left_out_and_counted(world):
 
 def test_pictures_are_as_high_as_the_generator_asks(world):
     low = JointWorldModel(world.rec, replace(world.gen, config=replace(GEN, height=48)))
-    grown = low.rollout(clip(), future(4), steps=1, key_frame_every=1, key_frame_holes=0.0)
+    grown = low.rollout(clip(), future(4), steps=1, key_frames=KeyFrames(holes=0.0))
     assert grown.frames.shape == grown.prior.shape == (4, 1, 48, 48, 3)
     seen, added = REC.capacity(1, HEIGHT, WIDTH), REC.capacity(1, HEIGHT, WIDTH)
     assert grown.scene.gaussians.capacity == seen + 4 * added
@@ -273,3 +273,77 @@ def test_a_rollout_is_saved_whole(world, tmp_path):
 def test_too_short_a_trajectory_is_refused(world):
     with pytest.raises(DataError, match="3 frames; one chunk needs 4"):
         world.rollout(clip(), future(3))
+
+
+def shapes(state):
+    return jax.tree.map(lambda x: (x.shape, x.dtype), state)
+
+
+def test_steps_are_the_rollout_and_the_state_keeps_its_shape(world):
+    key_frames = KeyFrames(holes=0.0)
+    rollout = world.rollout(clip(2), future(12), seed=3, steps=1, key_frames=key_frames)
+    state = world.start(clip(2), seed=3, key_frames=key_frames)
+    first, path = shapes(state), drive(13)[1:]
+    for index in range(3):
+        part = slice(4 * index, 4 * index + 4)
+        times = future(12).times[part]
+        chunk, state = world.step(state, path[part], times=times, steps=1)
+        np.testing.assert_array_equal(chunk.frames, rollout.frames[part])
+        assert shapes(state) == first, "whatever the horizon"
+    assert int(state.chunks) == 3 and int(state.row) > int(world.start(clip(2)).row)
+
+
+def test_a_copy_is_a_fork_and_a_file_goes_on_bitwise(world, tmp_path):
+    scene = replace(wall(), tracks=cars(red=0.0).on_device(100.0, 4))
+    options = {"scene": scene, "tracks": cars(red=0.0, other=3.0), "key_frames": KeyFrames()}
+    start = world.start(clip(), seed=1, **options)
+    _, state = world.step(start, drive(5)[1:], steps=1)
+    file = state.save(tmp_path / "state.npz")
+    expected, after = world.step(state, drive(9)[5:], steps=1)
+    fork = jax.tree.map(lambda x: x, state)
+    aside, _ = world.step(fork, drive(9)[5:] + side(1.0), steps=1)
+    assert np.abs(aside.prior - expected.prior).max() > 0.1
+    for other in (fork, world.start(clip(), seed=7, **options).load(file)):
+        again, end = world.step(other, drive(9)[5:], steps=1)
+        np.testing.assert_array_equal(again.frames, expected.frames)
+        a, b = jax.tree.leaves(end), jax.tree.leaves(after)
+        assert all(np.array_equal(numbers(x), numbers(y)) for x, y in zip(a, b, strict=True))
+
+
+def numbers(leaf):
+    typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if typed else np.asarray(leaf)
+
+
+def side(metres):
+    shift = np.zeros((4, 4))
+    shift[1, 3] = metres
+    return shift
+
+
+def test_a_copys_things_follow_the_tracks_of_a_step(world):
+    """A copy's tracks have forgotten their names; the state has not."""
+    scene = replace(wall(), tracks=cars(red=0.0, blue=1.0).on_device(100.0, 4))
+    state = jax.tree.map(lambda x: x, world.start(clip(), scene=scene, tracks=cars(red=0.0)))
+    chunk, state = world.step(state, drive(5)[1:], tracks=cars(blue=5.0), steps=1)
+    assert np.asarray(state.own.valid)[:, 0].tolist() == [False, True]
+    assert state.own.centers[1, 0, 1] == 5.0 and chunk.layout.max() > 50
+    assert np.asarray(state.scene.tracks.valid)[:, 0].tolist() == [False, True, False, False]
+
+
+def test_poses_and_states_that_do_not_fit_are_refused(world, tmp_path):
+    state = world.start(clip(), use_prior=False)
+    broken = drive(5)[1:]
+    broken[2, 0, 3] = np.nan
+    for poses in (drive(3), broken):
+        with pytest.raises(DataError, match="needs 4 finite poses"):
+            world.step(state, poses)
+    file = state.save(tmp_path / "state.npz")
+    with pytest.raises(DataError, match="the state of another world"):
+        world.start(clip()).load(file)
+    two = replace(state, style=np.zeros(5, np.int32))
+    with pytest.raises(DataError, match=r"style is int32\(2,\), not int32\(5,\)"):
+        two.load(file)
+    file.write_bytes(b"")
+    with pytest.raises(DataError, match="is not a saved state"):
+        state.load(file)
