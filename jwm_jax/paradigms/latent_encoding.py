@@ -216,9 +216,9 @@ def encode_all(
 def _rows(
     source: LatentSource, config: WorldGenConfig, codec: VideoCodec
 ) -> Iterator[dict[str, np.ndarray]]:
-    for example, held_out in _examples(source):
+    for example, held_out, real in _examples(source):
         for row in encode_clip(example, source, config, codec):
-            yield {**row, "held_out": np.asarray(held_out)}
+            yield {**row, "held_out": np.asarray(held_out), "real": np.asarray(real)}
 
 
 def encode_priors(
@@ -236,7 +236,7 @@ def encode_priors(
         for name, size in (("prior", shape), ("prior_mask", (*shape[:-1], 1)))
     )
     count = 0
-    for example, _ in _examples(source, lidar=True, say=_quiet):
+    for example, _, _ in _examples(source, lidar=True, say=_quiet):
         turns = (1, -1) if source.mirror else (1,)
         if example.posed:
             pictures = np.stack([example.view(v) for v in range(example.num_views)])
@@ -254,8 +254,9 @@ def encode_priors(
 
 def _examples(
     source: LatentSource, lidar: bool = False, say: Callable[[str], None] = print
-) -> Iterator[tuple[Clip, bool]]:
-    """Pieces of ``frames`` instants of every drive, and whether they are kept for evaluation."""
+) -> Iterator[tuple[Clip, bool, bool]]:
+    """Pieces of ``frames`` instants of every drive, whether they are kept for evaluation, and
+    whether they are real."""
     from jwm_jax.data.records import decode_clip
     from jwm_jax.data.tfds_clips import open_records
 
@@ -267,14 +268,14 @@ def _examples(
             for views in _chosen_views(clip, source):
                 part = clip.select(views=views).resized(source.height, source.width)
                 for piece in _pieces(part, source.frames, source.frames - 1):
-                    yield piece, index >= count - source.held_out
+                    yield piece, index >= count - source.held_out, False
     for clip in clips_at_rate(source.clips, say):
         for views in _chosen_views(clip, source):
             part = clip.select(views=views)
             for across in _windows_across(part, source):
                 cut = crop_covering(part, source.height, source.width, across)
                 for piece in _pieces(cut, source.frames, source.frames // 2):
-                    yield piece, False
+                    yield piece, False, True
 
 
 def _chosen_views(clip: Clip, source: LatentSource) -> list[list[int]]:

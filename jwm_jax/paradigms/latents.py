@@ -77,6 +77,7 @@ class LatentSet:
         style: [N, n] int32.
         rays: [N, V, h, w, 6] float32.
         held_out: [N] bool.
+        real: [N] bool, whether the pictures are of the real drives and films.
     """
 
     latents: np.ndarray
@@ -91,6 +92,7 @@ class LatentSet:
     style: np.ndarray
     rays: np.ndarray
     held_out: np.ndarray
+    real: np.ndarray
 
     def window(self, example: int, start: int, frames: int) -> tuple[np.ndarray, LatentConditions]:
         """One window with a leading axis of 1: latents [1, V, F, h, w, c] and their conditions."""

@@ -59,6 +59,8 @@ class WorldGenExperiment(ExperimentConfig):
     Attributes:
         model: shape of the network; its ``codec`` names the codec that makes the latents.
         source: the clips.
+        clips_share: share of the rows that are drawn from the real drives and films of the source;
+            0 draws from all examples alike, as many as there are.
         latents: folder in which encoded data sets are kept between runs.
         noise: noise levels.
         dropout: probability of hiding each condition from a sample.
@@ -74,6 +76,7 @@ class WorldGenExperiment(ExperimentConfig):
 
     model: WorldGenConfig = SIZES["tiny"]
     source: LatentSource = field(default_factory=LatentSource)
+    clips_share: float = 0.0
     latents: str = "runs/latents"
     noise: NoiseConfig = NoiseConfig()
     dropout: dict[str, float] = field(default_factory=lambda: dict(DROPOUT))
@@ -90,6 +93,11 @@ class WorldGenExperiment(ExperimentConfig):
             raise UsageError(
                 f"source.height {self.source.height} and model.height {self.model.height} must be "
                 "equal: the model is used at the picture height it was trained at."
+            )
+        if not 0.0 <= self.clips_share <= 1.0 or (self.clips_share and not self.source.clips):
+            raise UsageError(
+                f"clips_share {self.clips_share} must be from 0 to 1, and above 0 only with drives "
+                "in source.clips."
             )
         if self.middle_weight < 0 or (self.middle_weight and not self.model.middle_head):
             raise UsageError(
@@ -162,14 +170,20 @@ class WorldGenTask(Task):
         if not len(examples):
             raise UsageError("source.held_out leaves no example to train on; make it smaller.")
         config, step = self.config, start
+        real = np.asarray(self.data.real)[examples]
+        kinds = [examples[~real], examples[real]]
+        if config.clips_share and not all(len(kind) for kind in kinds):
+            raise UsageError("clips_share needs both streets and real drives to draw from.")
         while True:
-            chosen = example_indices(config.seed, step, len(examples), config.batch_size)
-            yield stack_windows(
-                [
-                    self._window(int(examples[chosen[row]]), step_rng(config.seed, step, row))
-                    for row in np.arange(config.batch_size)[rows].tolist()
-                ]
-            )
+            chosen = examples[example_indices(config.seed, step, len(examples), config.batch_size)]
+            windows = []
+            for row in np.arange(config.batch_size)[rows].tolist():
+                random, example = step_rng(config.seed, step, row), chosen[row]
+                if config.clips_share:
+                    kind = kinds[int(random.random() < config.clips_share)]
+                    example = kind[random.integers(len(kind))]
+                windows.append(self._window(int(example), random))
+            yield stack_windows(windows)
             step += 1
 
     def _window(self, example: int, random: np.random.Generator) -> Any:

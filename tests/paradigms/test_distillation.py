@@ -191,6 +191,7 @@ def latent_set():
         style=np.ones((8, 2), np.int32),
         rays=noise(8, 1, HEIGHT, WIDTH, 6).astype(np.float32),
         held_out=np.arange(8) >= 6,
+        real=np.arange(8) % 4 == 3,
     )
 
 

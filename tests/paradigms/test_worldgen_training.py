@@ -106,6 +106,32 @@ def open_set(folder, **changes):
     return data, messages
 
 
+def test_rows_are_drawn_from_real_drives_at_their_share(folder, tmp_path):
+    """Whatever part of a batch a process loads; a street's rows are its others."""
+    drive = replace(make_clip(9), name="drive", style=None)
+    save_folder_clip(drive, tmp_path / "drive")
+    source = LatentSource(
+        datasets=(str(folder / "clips"),), clips=(f"folder:{tmp_path / 'drive'}",), **SOURCE
+    )
+    fields = {"name": "x", "batch_size": 4, "model": model_config(folder), "source": source}
+    fields |= {"latents": str(tmp_path / "latents")}
+    task = TeacherForcingExperiment(clips_share=0.3, **fields).task()
+    assert np.asarray(task.data.real).sum() == 2  # the drive and its mirror image
+    batches = task.batches(5, slice(None))
+    drawn = [next(batches)[1].style[:, 0] == 0 for _ in range(100)]
+    assert abs(np.mean(drawn) - 0.3) < 0.06
+    later = task.batches(7, slice(2, 4))
+    np.testing.assert_array_equal(next(later)[1].style[:, 0] == 0, drawn[2][2:])
+    for share, clips, said in ((1.5, source.clips, "from 0 to 1"), (0.5, (), "only with drives")):
+        with pytest.raises(UsageError, match=said):
+            changed = {**fields, "source": replace(source, clips=clips)}
+            TeacherForcingExperiment(clips_share=share, **changed)
+    none = TeacherForcingExperiment(clips_share=1.0, **fields).task()
+    none.data = replace(task.data, real=np.zeros(len(task.data.real), bool))
+    with pytest.raises(UsageError, match="both streets and real drives"):
+        next(none.batches(0, slice(None)))
+
+
 def test_clips_are_encoded_once_and_windows_start_from_stills(folder):
     data, messages = open_set(folder)
     assert messages and open_set(folder)[1] == []
