@@ -23,12 +23,15 @@ class HostConfig:
         num_processes: Processes of the job.
         process_id: Index of this process.
         expected_processes: Fail unless the job ends up with this many.
+        heartbeat_seconds: When a process has been silent for so long, the others end too; 100 if
+            not said.
     """
 
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
     expected_processes: int | None = None
+    heartbeat_seconds: int | None = None
 
 
 def _environment(config: HostConfig) -> HostConfig:
@@ -49,6 +52,7 @@ def _environment(config: HostConfig) -> HostConfig:
         num_processes=first(config.num_processes, "JWM_NUM_PROCESSES"),
         process_id=first(config.process_id, "JWM_PROCESS_ID"),
         expected_processes=first(config.expected_processes, "JWM_EXPECTED_PROCESSES"),
+        heartbeat_seconds=first(config.heartbeat_seconds, "JWM_HEARTBEAT_SECONDS") or 100,
     )
 
 
@@ -81,6 +85,7 @@ def initialize(config: HostConfig | None = None) -> str:
         UsageError: When the settings are incomplete or the processes are not the expected number.
     """
     config = _environment(config or HostConfig())
+    silence = {"heartbeat_timeout_seconds": config.heartbeat_seconds}
     explicit = (config.coordinator, config.num_processes, config.process_id)
     if any(value is not None for value in explicit):
         if any(value is None for value in explicit):
@@ -93,13 +98,13 @@ def initialize(config: HostConfig | None = None) -> str:
         expected = config.expected_processes or config.num_processes
         if config.num_processes > 1:
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
-            jax.distributed.initialize(*explicit)
+            jax.distributed.initialize(*explicit, **silence)
     elif (cluster := detected_cluster()) is not None:
         how, expected = cluster, config.expected_processes
         if expected is None and cluster == "slurm":
             expected = int(os.environ["SLURM_NTASKS"])
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize()
+        jax.distributed.initialize(**silence)
     else:
         how, expected = "alone", config.expected_processes
     count = jax.process_count()

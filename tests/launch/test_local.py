@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,7 +73,7 @@ def test_a_command_is_needed():
 
 CONFIG = """
     "A toy for two processes."
-    import os, signal, sys
+    import os, signal, sys, time
     sys.path.insert(0, {tests!r})
     from training.toy import ToyExperiment, ToyTask
     from jwm_jax.distributed import MeshConfig
@@ -81,7 +82,9 @@ CONFIG = """
         def batches(self, start, rows):
             for step, batch in enumerate(super().batches(start, rows), start):
                 if step == {kill_at} and os.environ.get("JWM_PROCESS_ID") == "1":
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    while {saved!r} and not os.path.exists({saved!r}):
+                        time.sleep(0.05)
+                    os.kill(os.getpid(), signal.{signal})
                 yield batch
 
     class Experiment(ToyExperiment):
@@ -93,11 +96,19 @@ CONFIG = """
 """
 
 
-def train(folder: Path, out: str, mesh: str, *launcher: str, kill_at: int = -1) -> int:
-    path = folder / "toy_config.py"
-    path.write_text(
-        textwrap.dedent(CONFIG.format(tests=str(ROOT / "tests"), mesh=mesh, kill_at=kill_at))
-    )
+def train(
+    folder: Path,
+    out: str,
+    mesh: str,
+    *launcher: str,
+    kill_at: int = -1,
+    signal: str = "SIGTERM",
+    saved: str = "",
+) -> int:
+    """A run, whose second process may get a signal at a batch, once a file of it is there."""
+    path, saved = folder / "toy_config.py", saved and str(folder / out / saved)
+    fields = {"mesh": mesh, "kill_at": kill_at, "signal": signal, "saved": saved}
+    path.write_text(textwrap.dedent(CONFIG.format(tests=str(ROOT / "tests"), **fields)))
     jwm = [sys.executable, "-m", "jwm_jax.cli.main", "train", str(path), "--out", str(folder / out)]
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
     return subprocess.run([*launcher, *jwm], env=env, timeout=240, check=False).returncode
@@ -128,6 +139,29 @@ def test_two_processes_train_what_one_does_and_share_a_stop_signal(tmp_path, mes
     both = load_params(tmp_path / "two" / "model", "codec")
     for name, value in flatten(one).items():
         np.testing.assert_allclose(flatten(both)[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("signal", ["SIGKILL", "SIGSTOP"])
+def test_one_killed_or_frozen_ends_the_others_and_the_restart_goes_on(
+    tmp_path, monkeypatch, signal
+):
+    from jwm_jax.checkpoint.model_dir import flatten, load_params
+
+    monkeypatch.setenv("JWM_HEARTBEAT_SECONDS", "10")
+    two = [sys.executable, str(LAUNCHER), "--processes", "2", "--devices", "2", "--grace", "5"]
+    two += ["--timeout", "150", "--"]
+    began = time.monotonic()
+    when = {"kill_at": 6, "saved": "checkpoints/00000004/manifest.json"}
+    code = train(tmp_path, "two", "data=4", *two, signal=signal, **when)
+    assert code not in (0, 75, 124) and time.monotonic() - began < 100, code
+    steps = [int(p.name) for p in (tmp_path / "two/checkpoints").iterdir() if p.name.isdigit()]
+    assert steps == [4]
+    assert train(tmp_path, "two", "data=4", *two) == 0
+    assert train(tmp_path, "one", "data=4") == 0
+    one, both = (flatten(load_params(tmp_path / n / "model", "codec")) for n in ("one", "two"))
+    for name, value in one.items():
+        np.testing.assert_allclose(both[name], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.multiprocess
