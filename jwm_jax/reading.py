@@ -7,6 +7,7 @@ in the order of the numbers in their names.
 import codecs
 import json
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 """Byte order marks, which Windows' editors and shells put in front of text."""
+
+MOST_BYTES = 16 << 30
+"""Most bytes of the arrays of an .npz, unpacked."""
 
 Shapes = Mapping[str, str]
 """What each array is: a word of `_KINDS`, if it is no real numbers, and a word an axis, a length or
@@ -87,6 +91,7 @@ def read_arrays(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise DataError(f"{path}: this file is missing.")
+    _refuse_what_swells(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -94,6 +99,20 @@ def read_arrays(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: cannot be read as .npz ({error}); it may be cut short.") from None
     require_shapes(arrays, shapes, str(path))
     return arrays
+
+
+def _refuse_what_swells(path: Path) -> None:
+    """Refuse an archive whose directory says that it unpacks to more than `MOST_BYTES`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except (OSError, zipfile.BadZipFile):
+        return  # whoever reads it says what is wrong
+    if size > MOST_BYTES:
+        raise DataError(
+            f"{path} unpacks to {size / 1e9:.1f} GB, over the {MOST_BYTES >> 30} GiB that an .npz "
+            "may have."
+        )
 
 
 def require_shapes(arrays: Mapping[str, np.ndarray], shapes: Shapes, where: str) -> None:

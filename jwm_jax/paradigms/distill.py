@@ -75,6 +75,8 @@ Clip = Float[jax.Array, "b v f h w c"]
 class WeightSchedule:
     """Weights of the student's terms over training: points (step, weight), straight lines between.
 
+    A term without points is no part of the program.
+
     Attributes:
         cd: of consistency with the teacher.
         ode: of regression to the ends of the teacher's paths.
@@ -98,7 +100,7 @@ class WeightSchedule:
                 )
 
     def at(self, step: int) -> dict[str, np.float32]:
-        """The weights of a step; terms without points have none."""
+        """The weights of a step; 0 for terms without points."""
 
         def one(points: tuple[tuple[int, float], ...]) -> np.float32:
             steps, weights = zip(*points, strict=True) if points else ((0,), (0.0,))
@@ -522,11 +524,8 @@ class DistillTask(TeacherForcingTask):
                 config.middle_weight,
             )[0], {}
 
-        terms = {"dmd": matching, "x0": truth}
-        if "teacher" in others:
-            terms["cd"] = consistency
-        if pair is not None:
-            terms["ode"] = regression
+        every = {"dmd": matching, "x0": truth, "cd": consistency, "ode": regression}
+        terms = {name: term for name, term in every.items() if getattr(config.weights, name)}
         total, metrics = jnp.zeros(rows), {}
         for name, term in terms.items():
             value, more = _unless_zero(weights[name], term)

@@ -214,7 +214,10 @@ def experiment(folder, kind=DistillExperiment, **changes):
         fields |= {"real": str(folder / "bidirectional"), "critic_optimizer": FAST}
         fields |= {"critic_updates": 2, "pairs": 3}
         fields["weights"] = WeightSchedule(
-            cd=((0, 0.0), (1, 1.0)), ode=((1, 0.0), (2, 1.0)), dmd=((2, 0.0), (3, 1.0)), x0=()
+            cd=((0, 0.0), (1, 1.0)),
+            ode=((1, 0.0), (2, 1.0)),
+            dmd=((2, 0.0), (3, 1.0)),
+            x0=((0, 0.0),),
         )
     return kind(**(fields | changes))
 
