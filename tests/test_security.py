@@ -34,7 +34,7 @@ MAY = {
     ("jwm_jax/training/config.py", "spec.loader.exec_module"),
     ("kernels/jwm_kernels/gaussian_rasterizer/benchmark.py", "torch"),
 }
-"""A config is a file of Python that its user names; the benchmark times gsplat where it is there."""
+"""A config is a file of Python that its user names; the benchmark times gsplat where that is."""
 
 
 def dotted(node):
