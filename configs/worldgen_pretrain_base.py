@@ -37,6 +37,7 @@ def config() -> PretrainExperiment:
             weight_decay=0.01,
             b2=0.95,
             ema_decay=0.9995,
+            spike=10.0,
         ),
         model=SIZES["base"],
         source=LatentSource(

@@ -138,7 +138,8 @@ class _Run:
             out / "checkpoints", config.keep_checkpoints, config_hash(config)
         )
         self.means = RunningMean()
-        self.pending: dict[str, Any] | None = None
+        self.pending: tuple[int, dict[str, Any]] | None = None
+        self.skipped_steps: list[int] = []
         self.last_metrics: dict[str, float] = {}
         self.saved_at = time.monotonic()
         self.seconds = 0.0
@@ -202,24 +203,27 @@ class _Run:
         self.state, metrics = self.jitted(self.state, self.frozen, batch)
         self.step += 1
         self.drain()
-        self.pending = metrics
+        self.pending = self.step, metrics
 
     def drain(self) -> None:
         """Take in the metrics of the last step; give up after too many bad ones in a row."""
         if self.pending is None:
             return
-        values = {name: float(x) for name, x in jax.device_get(self.pending).items()}
-        self.pending = None
+        (step, metrics), self.pending = self.pending, None
+        values = {name: float(x) for name, x in jax.device_get(metrics).items()}
         in_a_row = [values.pop(name) for name in list(values) if name.endswith("skipped")]
         skipped = max(x for x in in_a_row if x == x)
+        self.skipped_steps = [*self.skipped_steps, step] if skipped else []
         values = {name: values.pop(name) for name in list(values) if name.endswith("loss")} | values
         self.means.add(values)
         if skipped >= self.config.max_skipped:
-            self.writer.write(self.step, "abort", {"skipped_in_a_row": int(skipped)})
+            row = {"skipped_in_a_row": int(skipped), "skipped_steps": self.skipped_steps}
+            self.writer.write(step, "abort", row)
             raise JwmError(
-                f"the loss or gradient was not finite for {int(skipped)} steps in a row up to step "
-                f"{self.step}; the weights are as before them. Lower optimizer.learning_rate or "
-                "check the data, then run the command again to go on from the last checkpoint."
+                f"the loss or gradient was not finite, or a spike, for {int(skipped)} steps in a "
+                f"row up to step {step}; the weights are as before them. Lower "
+                "optimizer.learning_rate or check the data, then run the command again to go on "
+                "from the last checkpoint."
             )
 
     def log(self) -> None:

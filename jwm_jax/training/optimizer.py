@@ -23,6 +23,12 @@ from jwm_jax.distributed.sharding import is_box
 from jwm_jax.errors import UsageError
 from jwm_jax.training.muon import is_matrix, scale_by_muon_and_adam
 
+SPIKE_AFTER = 100
+"""Updates before which no gradient counts as a spike."""
+
+NORM_DECAY = 0.99
+"""Of the running mean of gradient norms."""
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -38,6 +44,9 @@ class OptimizerConfig:
         b2: Decay of the second moment.
         eps: Added to the root of the second moment.
         clip: Largest global norm of the gradient; 0 switches clipping off.
+        spike: A gradient whose norm is so many times the running mean of norms is skipped, like one
+            that is not finite, once there were `SPIKE_AFTER` updates; 0 skips none. Not where
+            terms of the loss come and go.
         ema_decay: Decay of the weight average; 0 switches the average off.
         ema_start: Updates before which the average is the parameters themselves.
         muon: Orthogonalise the updates of the kernels of convolutions and blocks, see `muon`.
@@ -51,6 +60,7 @@ class OptimizerConfig:
     b2: float = 0.99
     eps: float = 1e-8
     clip: float = 1.0
+    spike: float = 0.0
     ema_decay: float = 0.999
     ema_start: int = 0
     muon: bool = False
@@ -62,6 +72,8 @@ class OptimizerConfig:
             raise UsageError(f"optimizer.ema_decay must be in [0, 1), got {self.ema_decay}.")
         if self.muon and not self.b1:
             raise UsageError("optimizer.muon needs a first moment: set optimizer.b1 above 0.")
+        if self.spike and self.spike <= 1.0:
+            raise UsageError(f"optimizer.spike must be 0 or above 1, got {self.spike}.")
         if self.warmup_steps < 0 or self.clip < 0:
             raise UsageError("optimizer.warmup_steps and optimizer.clip must not be negative.")
 

@@ -245,13 +245,12 @@ def items(state: TrainState) -> dict[str, Any]:
     }
 
 
-def counters(state: TrainState) -> dict[str, dict[str, int]]:
-    """The clocks of every network, for a checkpoint's data."""
+def counters(state: TrainState) -> dict[str, dict[str, int | float]]:
+    """The clocks of every network and its running mean of norms, for a checkpoint's data."""
+    clocks = {name: (net.updates, net.skipped, net.norm) for name, net in state.nets.items()}
     return {
-        name: {"updates": int(net.updates), "skipped": int(net.skipped)}
-        for name, net in jax.device_get(
-            {n: NetState(None, None, None, s.updates, s.skipped) for n, s in state.nets.items()}
-        ).items()
+        name: {"updates": int(updates), "skipped": int(skipped), "norm": float(norm)}
+        for name, (updates, skipped, norm) in jax.device_get(clocks).items()
     }
 
 
@@ -277,8 +276,8 @@ def restored_state(
                 "give it the same ones, or start again in another folder."
             )
 
-    def scalar(value: int) -> Any:
-        return jax.device_put(np.int32(value), place.replicated)
+    def scalar(value: int | float, kind: type = np.int32) -> Any:
+        return jax.device_put(kind(value), place.replicated)
 
     nets = {
         name: NetState(
@@ -287,6 +286,7 @@ def restored_state(
             ema=trees["ema"].get(name),
             updates=scalar(data["nets"][name]["updates"]),
             skipped=scalar(data["nets"][name]["skipped"]),
+            norm=scalar(data["nets"][name].get("norm", 0.0), np.float32),
         )
         for name in place.states
     }

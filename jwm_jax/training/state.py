@@ -22,7 +22,8 @@ class NetState:
         ema: Average of the parameters, or None when it is switched off.
         updates: Updates that moved the network, int32 scalar: its clock for learning rate and
             average. A skipped update does not count.
-        skipped: Updates skipped in a row because they were not finite, int32 scalar.
+        skipped: Updates skipped in a row, not finite or spikes, int32 scalar.
+        norm: Running mean of the norms of its gradients, float32 scalar.
     """
 
     params: Any
@@ -30,6 +31,7 @@ class NetState:
     ema: Any
     updates: Any
     skipped: Any
+    norm: Any
 
     @property
     def averaged(self) -> Any:
@@ -85,4 +87,5 @@ def net_state(net: Net, how: Any, params: Any) -> NetState:
         ema=jax.tree.map(jnp.copy, params) if net.optimizer.ema_decay else None,
         updates=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
+        norm=jnp.zeros((), jnp.float32),
     )

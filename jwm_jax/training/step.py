@@ -1,7 +1,8 @@
 """The jitted training step: gradients over micro-batches, guarded updates, weight averages.
 
-A step runs the phases of a training in order. An update whose loss or gradient is not finite
-changes neither weights nor moments nor the average of its network; it is counted, and the step
+A step runs the phases of a training in order. An update whose loss or gradient is not finite,
+or whose gradient is a spike (`OptimizerConfig.spike`), changes neither weights nor moments nor the
+average of its network; it is counted, and the step
 counter moves on so that the next batch is another one. (optax's `apply_if_finite` applies the bad
 update after enough of them; this never does.)
 
@@ -21,6 +22,8 @@ import optax
 from jwm_jax.distributed.sharding import constrain
 from jwm_jax.training.nets import Net, Phase
 from jwm_jax.training.optimizer import (
+    NORM_DECAY,
+    SPIKE_AFTER,
     apply_gradients,
     learning_rate,
     trained_gradients,
@@ -128,7 +131,7 @@ def update(
 
     Returns:
         The new state, and the phase's metrics with `loss`, `grad_norm`, `lr` and `skipped`
-        (updates in a row that were not finite), float32 scalars.
+        (updates in a row that were skipped), float32 scalars.
     """
     config = plan.nets[phase.net].optimizer
     value, metrics, grads = loss_and_gradients(
@@ -136,14 +139,19 @@ def update(
     )
     grads = trained_gradients(grads, plan.how[phase.net])
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    good = jnp.isfinite(value) & jnp.isfinite(norm)
+    if config.spike:
+        warm = state.updates >= SPIKE_AFTER
+        good &= ~(warm & (norm > config.spike * state.norm))
     lr = learning_rate(config, state.updates, updates)
     params, opt = apply_gradients(config, grads, state.opt, state.params, plan.how[phase.net], lr)
     ema = update_ema(config, state.ema, params, state.updates)
-    new, old = (params, opt, ema), (state.params, state.opt, state.ema)
-    params, opt, ema = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-    skipped = jnp.where(finite, 0, state.skipped + 1)
-    state = NetState(params, opt, ema, state.updates + jnp.where(finite, 1, 0), skipped)
+    mean = jnp.where(state.updates > 0, state.norm, norm)
+    mean = (NORM_DECAY * mean + (1 - NORM_DECAY) * norm).astype(jnp.float32)
+    new, old = (params, opt, ema, mean), (state.params, state.opt, state.ema, state.norm)
+    params, opt, ema, mean = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    skipped = jnp.where(good, 0, state.skipped + 1)
+    state = NetState(params, opt, ema, state.updates + jnp.where(good, 1, 0), skipped, mean)
     report = {"loss": value, **metrics, "grad_norm": norm, "lr": lr, "skipped": skipped}
     return state, {name: jnp.asarray(x, jnp.float32) for name, x in report.items()}
 

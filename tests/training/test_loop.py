@@ -125,9 +125,27 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count(tmp_path):
 
 def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path):
     config = ToyExperiment(mesh=ONE, bad_steps=(2, 3, 4, 5, 6, 7), max_skipped=3)
-    with pytest.raises(JwmError, match="not finite for 3 steps in a row"):
+    with pytest.raises(JwmError, match="or a spike, for 3 steps in a row"):
         run(config, tmp_path / "run")
-    assert rows(tmp_path / "run", "abort")[0]["skipped_in_a_row"] == 3
+    (row,) = rows(tmp_path / "run", "abort")
+    assert (row["skipped_in_a_row"], row["skipped_steps"]) == (3, [3, 4, 5])
+
+
+def test_a_spike_is_skipped_once_norms_are_known_and_resuming_knows_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("jwm_jax.training.step.SPIKE_AFTER", 3)
+    config = override(ToyExperiment(mesh=ONE, spikes=(1, 5)), {"optimizer.spike": 10.0})
+    done = run(config, tmp_path / "straight")
+    state = net(done)
+    assert (int(state.updates), int(state.skipped)) == (7, 0), "of two spikes one is in time"
+    for _ in range(20):
+        parts = run(override(config, {"max_minutes": 0.0}), tmp_path / "parts")
+        if parts.status == "finished":
+            break
+    assert all(np.array_equal(a, b) for a, b in zip(host(net(parts)), host(state), strict=True))
+    never = run(override(config, {"optimizer.spike": 0.0}), tmp_path / "never")
+    assert int(net(never).updates) == 8
+    with pytest.raises(UsageError, match="0 or above 1"):
+        override(config, {"optimizer.spike": 0.5})
 
 
 def test_a_signal_saves_and_the_same_command_continues(straight, tmp_path):

@@ -41,6 +41,7 @@ class ToyTask(Task):
     batch_size: int = 8
     noise: float = 0.1
     bad_steps: tuple[int, ...] = ()
+    spikes: tuple[int, ...] = ()
 
     def init(self, key):
         return Network().init(key, jnp.zeros((1, WIDTH)))["params"]
@@ -56,7 +57,8 @@ class ToyTask(Task):
         while True:
             chosen = example_indices(self.seed, step, EXAMPLES, self.batch_size)[rows]
             x = examples[chosen]
-            yield {"x": x * np.nan if step in self.bad_steps else x}
+            factor = np.nan if step in self.bad_steps else 1e3 if step in self.spikes else 1.0
+            yield {"x": x * np.float32(factor)}
             step += 1
 
     def shapes(self):
@@ -65,7 +67,7 @@ class ToyTask(Task):
     def evaluate(self, params):
         return {"total": float(sum(jnp.sum(x**2) for x in jax.tree.leaves(params)))}
 
-    def save(self, params, directory, *, half=True):
+    def save(self, params, directory, *, half=False):
         save_model(directory, "codec", "toy", ModelConfig(), params, "# A toy", half=half)
 
 
@@ -82,9 +84,10 @@ class ToyExperiment(ExperimentConfig):
     checkpoint_minutes: float = 0.0
     noise: float = 0.1
     bad_steps: tuple[int, ...] = ()
+    spikes: tuple[int, ...] = ()
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1e-2, warmup_steps=2, ema_decay=0.9)
     )
 
     def task(self) -> ToyTask:
-        return ToyTask(self.seed, self.batch_size, self.noise, self.bad_steps)
+        return ToyTask(self.seed, self.batch_size, self.noise, self.bad_steps, self.spikes)
