@@ -58,6 +58,8 @@ class Options(Writing):
     """Fail unless the job has this many processes."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE")] = ()
     """Change any field of the config, such as optimizer.learning_rate=1e-3."""
+    profile: Annotated[str | None, tyro.conf.arg(metavar="FIRST:LAST")] = None
+    """Trace the steps from FIRST to LAST into the folder "profile" of the run, for XProf."""
     print_config: bool = False
     """Print the config as JSON and stop."""
     dry_run: bool = False
@@ -115,9 +117,23 @@ def run(options: Options) -> int:
 
     with _folder(options, config.name) as out:
         task = config.task()
-        result = fit(config, task, out, resume=options.resume, overwrite=options.overwrite)
+        how = {"resume": options.resume, "overwrite": options.overwrite}
+        result = fit(config, task, out, profile=_steps(options.profile, config.steps), **how)
     _say_next(options, config, task, out, result)
     return result.exit_code
+
+
+def _steps(text: str | None, steps: int) -> tuple[int, int] | None:
+    """Two steps of a run."""
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) < int(last) <= steps):
+        raise UsageError(
+            f"--profile takes FIRST:LAST, steps from 0 to {steps} of which the first is smaller, "
+            f"got {text!r}."
+        )
+    return int(first), int(last)
 
 
 def _changes(options: Options) -> dict[str, Any]:

@@ -128,8 +128,15 @@ class _Run:
     """One invocation of `fit`: the parts that steps, logging and saving share."""
 
     def __init__(
-        self, config: ExperimentConfig, task: Task, out: Path, mesh: Mesh, quiet: bool
+        self,
+        config: ExperimentConfig,
+        task: Task,
+        out: Path,
+        mesh: Mesh,
+        quiet: bool,
+        profile: tuple[int, int] | None = None,
     ) -> None:
+        self.profile, self.tracing = profile, False
         self.config, self.task, self.out, self.mesh = config, task, out, mesh
         self.primary = jax.process_index() == 0
         self.progress: Progress | None = None
@@ -199,11 +206,24 @@ class _Run:
 
     def advance(self, batch: Any) -> None:
         """Dispatch one step and read the metrics of the one before, which is done by then."""
+        if self.profile is not None and self.step == self.profile[0]:
+            jax.profiler.start_trace(self.out / "profile")
+            self.tracing = True
         batch = put_batch(batch, self.mesh, self.config.batch_size)
-        self.state, metrics = self.jitted(self.state, self.frozen, batch)
+        with jax.profiler.StepTraceAnnotation("train", step_num=self.step):
+            self.state, metrics = self.jitted(self.state, self.frozen, batch)
         self.step += 1
+        if self.tracing and self.step == self.profile[1]:
+            jax.block_until_ready(metrics)
+            self.stop_tracing()
         self.drain()
         self.pending = self.step, metrics
+
+    def stop_tracing(self) -> None:
+        if self.tracing:
+            self.tracing = False
+            jax.profiler.stop_trace()
+            self.say(f"traced steps {self.profile[0]} to {self.step}: {self.out / 'profile'}")
 
     def drain(self) -> None:
         """Take in the metrics of the last step; give up after too many bad ones in a row."""
@@ -382,6 +402,7 @@ class _Run:
         return FitResult(status, self.step, self.state, self.last_metrics, evaluation)
 
     def close(self) -> None:
+        self.stop_tracing()
         if self.progress is not None:
             self.progress.close()
         if hasattr(self, "writer"):
@@ -397,6 +418,7 @@ def fit(
     overwrite: bool = False,
     devices: Any = None,
     quiet: bool = False,
+    profile: tuple[int, int] | None = None,
 ) -> FitResult:
     """Train a task, or continue its run when `out` holds one of the same config.
 
@@ -408,6 +430,7 @@ def fit(
         overwrite: Start again, deleting a run in `out`.
         devices: Devices of the mesh; all of them by default.
         quiet: Print nothing.
+        profile: Trace the steps after the first number up to the second into the folder "profile".
 
     Returns:
         How it ended, with the last state.
@@ -416,7 +439,7 @@ def fit(
         UsageError: When `out` holds something else, or the mesh or batch does not fit the devices.
         DataError: When checkpoints exist but none is whole.
         ResourceError: When a checkpoint cannot be written.
-        JwmError: After `max_skipped` steps in a row that were not finite.
+        JwmError: After `max_skipped` steps in a row that were not finite, or spikes.
     """
     out = expand_user(out).absolute()
     mesh = make_mesh(config.mesh, devices)
@@ -429,7 +452,7 @@ def fit(
     run, worthless = None, False
     try:
         with jax.set_mesh(mesh), stop.installed():
-            run = _Run(config, task, out, mesh, quiet)
+            run = _Run(config, task, out, mesh, quiet, profile)
             run.start(folder)
             status = run.steps(stop)
             return run.finish(status)

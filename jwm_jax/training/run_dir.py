@@ -1,6 +1,6 @@
 """The folder of a run: made, recognised, locked, and never overwritten silently.
 
-<out>/config.json  metrics.jsonl  lock.json  checkpoints/<step>/  model/  best/  pictures/
+<out>/config.json  metrics.jsonl  lock.json  checkpoints/<step>/  model/  best/  pictures/  profile/
 
 The lock comes first: a folder that another trainer holds is neither cleared nor written to.
 """
@@ -28,7 +28,15 @@ from jwm_jax.files import (
 from jwm_jax.folder_lock import LOCK, FolderLock
 from jwm_jax.training.config import ExperimentConfig, drift, to_json
 
-CONTENTS = ("checkpoints", "model", "best", "pictures", "metrics.jsonl", "config.json")
+CONTENTS = (
+    "checkpoints",
+    "model",
+    "best",
+    "pictures",
+    "profile",
+    "metrics.jsonl",
+    "config.json",
+)
 """In the order of deletion: while config.json is there, the folder is known as a run."""
 
 

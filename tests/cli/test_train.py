@@ -38,6 +38,7 @@ def test_flags_change_the_config(toy, capsys):
         (["--set", "optimizer.lr=1"], "'optimizer.lr' is not a field"),
         (["--set", "steps"], "--set takes FIELD=VALUE"),
         (["--steps", "0"], "steps must be at least 1"),
+        (["--profile", "5:2"], "--profile takes FIRST:LAST"),
         (["--mesh.data", "64"], "needs 64 devices"),
         (["--resume"], "--resume found no run"),
         (["--processes", "2"], "2 processes were expected"),

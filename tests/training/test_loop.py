@@ -148,6 +148,13 @@ def test_a_spike_is_skipped_once_norms_are_known_and_resuming_knows_them(tmp_pat
         override(config, {"optimizer.spike": 0.5})
 
 
+def test_chosen_steps_are_traced(tmp_path):
+    config = ToyExperiment(mesh=ONE)
+    fit(config, config.task(), tmp_path / "run", quiet=True, profile=(2, 4))
+    traces = list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    assert len(traces) == 1 and b"train" in traces[0].read_bytes()
+
+
 def test_a_signal_saves_and_the_same_command_continues(straight, tmp_path):
     _, expected = straight
 
