@@ -30,6 +30,7 @@ from jwm_jax.distributed.sharding import gather_to_host, local_rows, put_batch
 from jwm_jax.errors import JwmError, UsageError
 from jwm_jax.files import expand_user, make_folder, write_whole
 from jwm_jax.training.config import ExperimentConfig, config_hash
+from jwm_jax.training.ledger import STEP, Ledger
 from jwm_jax.training.metrics import MetricsWriter, RunningMean
 from jwm_jax.training.progress import Progress, duration
 from jwm_jax.training.run_dir import RunFolder
@@ -137,6 +138,7 @@ class _Run:
         profile: tuple[int, int] | None = None,
     ) -> None:
         self.profile, self.tracing = profile, False
+        self.ledger = Ledger()
         self.config, self.task, self.out, self.mesh = config, task, out, mesh
         self.primary = jax.process_index() == 0
         self.progress: Progress | None = None
@@ -162,6 +164,7 @@ class _Run:
 
     def start(self, folder: RunFolder | None) -> None:
         """Make or restore the state."""
+        began = time.monotonic()
         self.folder = folder
         place = layout(self.config, self.task, self.mesh)
         self.per_step = self.task.schedule.batches(place.plan.phases)
@@ -182,6 +185,7 @@ class _Run:
             self.means = RunningMean(data["means"])
             self.seconds = data["seconds"]
             self.lowest = data.get("lowest", self.lowest)
+            self.ledger = Ledger(data.get("spent"))
             self.say(f"resumed at step {self.step} of {self.config.steps}")
         self.writer = MetricsWriter(self.out / "metrics.jsonl", self.step, self.primary)
         self.frozen = frozen_params(self.config, place)
@@ -191,6 +195,7 @@ class _Run:
             out_shardings=(place.state_shardings(), place.replicated),
             donate_argnums=0,
         )
+        self.ledger.add("start", time.monotonic() - began)
 
     def _headline(self, place: Any) -> str:
         parts = []
@@ -268,10 +273,12 @@ class _Run:
         )
 
     def evaluate(self) -> dict[str, float]:
-        self.drain()
+        with self.ledger.on(STEP):
+            self.drain()
         self.progress.pause()
         averaged = self.state.nets[self.task.product].averaged
-        found = self.task.evaluate(averaged)
+        with self.ledger.on("evaluate"):
+            found = self.task.evaluate(averaged)
         values = {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
         self.evaluated = (self.step, values)
         self.keep_pictures({name: x for name, x in found.items() if np.ndim(x)})
@@ -314,8 +321,15 @@ class _Run:
     def out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.lowest["since"]
 
-    def save(self, wait: bool = False) -> None:
-        self.drain()
+    def save_at_last(self) -> None:
+        """Save and wait until it is on disk."""
+        self.save()
+        with self.ledger.on("save"):
+            self.checkpoints.wait()
+
+    def save(self) -> None:
+        with self.ledger.on(STEP):
+            self.drain()
         self.progress.pause()
         data = {
             "step": self.step,
@@ -324,10 +338,10 @@ class _Run:
             "means": self.means.state,
             "seconds": self.total_seconds(),
             "lowest": self.lowest,
+            "spent": self.ledger.spent,
         }
-        self.checkpoints.save(self.step, items(self.state), data)
-        if wait:
-            self.checkpoints.wait()
+        with self.ledger.on("save"):
+            self.checkpoints.save(self.step, items(self.state), data)
         self.saved_at = time.monotonic()
 
     def total_seconds(self) -> float:
@@ -347,6 +361,7 @@ class _Run:
         """Train until the steps, the minutes or a signal end it; returns the status."""
         config = self.config
         self.began = self.saved_at = time.monotonic()
+        self.compiled = False
         self.progress = Progress(self.step, config.steps, config.max_minutes, self.loud)
         rows = local_rows(self.mesh, config.batch_size)
         first = self.step * self.per_step
@@ -354,14 +369,16 @@ class _Run:
         agree_every = 1 if jax.process_count() == 1 else min(config.log_every, 10)
         try:
             while self.step < config.steps and not self.out_of_patience():
-                try:
-                    batch = next(batches)
-                except StopIteration:
+                with self.ledger.on("data"):
+                    batch = next(batches, None)
+                if batch is None:
                     raise JwmError(
                         f"the batches ended at step {self.step} of {config.steps}; a task has to "
                         "yield them without end."
-                    ) from None
-                self.advance(batch)
+                    )
+                with self.ledger.on(STEP if self.compiled else "compile"):
+                    self.advance(batch)
+                self.compiled = True
                 self.progress.step()
                 by_step, by_time = self.checkpoint_due()
                 ended = timeout = False
@@ -376,11 +393,11 @@ class _Run:
                 if config.eval_every and self.step % config.eval_every == 0:
                     self.evaluate()
                 if ended or timeout:
-                    self.save(wait=True)
+                    self.save_at_last()
                     return "preempted" if ended else "budget"
                 if (by_step or by_time) and self.step < config.steps:
                     self.save()
-            self.save(wait=True)
+            self.save_at_last()
             return "finished" if self.step == config.steps else "early"
         finally:
             batches.close()
@@ -397,8 +414,13 @@ class _Run:
             if self.primary:
                 self.task.save(host, self.out / "model")
         spent = self.total_seconds()
-        self.writer.write(self.step, "end", {"status": status, "seconds": round(spent, 1)})
-        self.say(f"{status} at step {self.step} of {self.config.steps} after {duration(spent)}")
+        end = {"status": status, "seconds": round(spent, 1)}
+        ledger = {"goodput": round(self.ledger.goodput, 4), "spent": self.ledger.rounded()}
+        self.writer.write(self.step, "end", {**end, **ledger})
+        self.say(
+            f"{status} at step {self.step} of {self.config.steps} after {duration(spent)}, "
+            f"{100 * self.ledger.goodput:.0f} % of all seconds in steps"
+        )
         return FitResult(status, self.step, self.state, self.last_metrics, evaluation)
 
     def close(self) -> None:

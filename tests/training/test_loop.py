@@ -148,6 +148,19 @@ def test_a_spike_is_skipped_once_norms_are_known_and_resuming_knows_them(tmp_pat
         override(config, {"optimizer.spike": 0.5})
 
 
+def test_a_run_says_where_its_seconds_went_over_all_its_parts(tmp_path):
+    config = ToyExperiment(mesh=ONE, checkpoint_every=2)
+    run(override(config, {"max_minutes": 0.0}), tmp_path / "run")
+    (first,) = rows(tmp_path / "run", "end")
+    assert set(first["spent"]) >= {"start", "compile", "data", "save", "evaluate"}
+    run(config, tmp_path / "run")
+    last = rows(tmp_path / "run", "end")[-1]
+    assert all(last["spent"][name] >= first["spent"][name] for name in ("start", "save", "data"))
+    total = sum(last["spent"].values())
+    assert last["goodput"] == pytest.approx(last["spent"]["step"] / total, abs=1e-3)
+    assert last["spent"]["compile"] > last["spent"]["step"] > 0, "eight steps of a toy"
+
+
 def test_chosen_steps_are_traced(tmp_path):
     config = ToyExperiment(mesh=ONE)
     fit(config, config.task(), tmp_path / "run", quiet=True, profile=(2, 4))
