@@ -8,6 +8,7 @@ product is what `jwm demo` in `.ci/run` shows; `XLA_FLAGS` set outside wins over
 """
 
 import os
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,6 +35,16 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 install_import_hook(["jwm_jax", "jwm_kernels"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def streets_are_drawn_by_optimised_programs():
+    """Of a street's rays there are so many that here LLVM's optimisations pay."""
+    render = import_module("jwm_jax.data.streets.render")  # the package has a function of that name
+
+    fast = {"compiler_options": {"xla_backend_optimization_level": 3}}
+    for name in ("_trace_tiles", "_trace_beams"):
+        setattr(render, name, jax.jit(getattr(render, name).__wrapped__, **fast))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

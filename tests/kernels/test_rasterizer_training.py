@@ -1,5 +1,7 @@
 """Training through the rasterizer: Gaussians fitted to a photograph of a street."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +46,7 @@ def test_two_thousand_gaussians_fit_a_photograph_to_30_db(jwm_data):
         )  # fmt: skip
         return jnp.mean((image[0] - target) ** 2), meta
 
-    @jax.jit
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})  # runs for long
     def step(params, state):
         (error, meta), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         updates, state = optimizer.update(gradients, state)
