@@ -9,6 +9,9 @@ in use wherever there is lidar, and from the network for the others:
 
     jwm train worldgen_joint_tiny --devices 2 --out runs/worldgen_joint_tiny
 
+Real drives are a ninth of the examples; `clips_share` draws three rows of ten from them, which no
+comparison has measured yet. `--set source.clips=[] clips_share=0` does without.
+
 The first run encodes the data set with its priors, about one second a clip on two CPU cores. The
 prior is hidden from 30 % of the samples, so that the weights serve without a scene too. Blocks
 are updated by Muon: from the same weights at a learning rate of 1e-3, the mean training loss of
@@ -29,6 +32,7 @@ def config() -> TeacherForcingExperiment:
         before,
         name="worldgen_joint_tiny",
         rec="tiny",
+        clips_share=0.3,
         init_from="runs/worldgen_tiny/model",
         dropout={**before.dropout, "prior": 0.3},
         optimizer=replace(before.optimizer, learning_rate=5e-4),

@@ -21,7 +21,7 @@ common="source.clips=[] source.held_out=${HELD_OUT:-4}"
 
 stage pretrain worldgen_pretrain_tiny $common
 stage forced worldgen_tiny $common init_from=runs/pretrain/model
-stage joint worldgen_joint_tiny $common init_from=runs/forced/model
+stage joint worldgen_joint_tiny $common clips_share=0 init_from=runs/forced/model
 teacher="teacher=runs/joint/model"
 stage cd4 worldgen_cd_tiny $common $teacher
 matching="$teacher real=runs/pretrain/model"

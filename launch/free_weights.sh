@@ -26,4 +26,4 @@ stage codec_tiny codec_tiny 'clips=[]' stills= 'held_out_clips=[]' loss.lpips=0 
 codec="model.codec=runs/codec_tiny/model model.latent_channels=64"
 stage worldgen_pretrain_tiny worldgen_pretrain_tiny 'source.clips=[]' $codec "source.held_out=$held_out" rec=runs/worldrec_tiny/model
 stage worldgen_tiny worldgen_tiny 'source.clips=[]' $codec "source.held_out=$held_out"
-stage worldgen_joint_tiny worldgen_joint_tiny 'source.clips=[]' $codec "source.held_out=$held_out" rec=runs/worldrec_tiny/model
+stage worldgen_joint_tiny worldgen_joint_tiny 'source.clips=[]' clips_share=0 $codec "source.held_out=$held_out" rec=runs/worldrec_tiny/model
