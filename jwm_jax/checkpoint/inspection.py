@@ -55,9 +55,12 @@ def checkpoints_of(run: str | Path) -> Path:
     Raises:
         UsageError: There is no such folder, or no checkpoint in it.
     """
-    folder = expand_user(run)
+    folder = expand_user(run).absolute()
     for root in (folder / "checkpoints", folder):
-        if list_steps(root) or any(root.glob("*.corrupt*")):
+        steps = [root / f"{number:08d}" for number in list_steps(root)]
+        if root.name == "checkpoints" and (steps or any(root.glob("*.corrupt*"))):
+            return root
+        if any((step / MANIFEST).is_file() for step in steps):
             return root
     missing = "has no checkpoints" if folder.is_dir() else "does not exist"
     raise UsageError(f"{folder} {missing}; give the folder that `jwm train` wrote to (--out).")
@@ -79,13 +82,19 @@ def step_folder(where: str | Path) -> Path:
     Raises:
         UsageError: There is none.
     """
-    folder = expand_user(where)
-    if folder.name.isdigit() and folder.is_dir():
+    folder = expand_user(where).absolute()
+    if is_step(folder):
         return folder
     finished = [step for step in steps_of(checkpoints_of(folder)) if step.saved is not None]
     if not finished:
         raise UsageError(f"{folder} has no finished checkpoint.")
     return finished[-1].folder
+
+
+def is_step(folder: Path) -> bool:
+    """Whether a folder is one step's, and not that of a run whose name is a number."""
+    named = folder.name.isdigit() and folder.is_dir()
+    return named and (folder.parent.name == "checkpoints" or (folder / MANIFEST).is_file())
 
 
 def differences(a: Path, b: Path) -> Iterator[Difference]:
@@ -125,6 +134,7 @@ def read_item(folder: Path, item: str) -> dict[str, Any]:
     """
     from orbax.checkpoint import v1 as ocp
 
+    folder = folder.absolute()  # Orbax takes no other
     if not (folder / item).is_dir():
         raise DataError(f"{folder} has no item {item!r}; it has {', '.join(_items(folder))}.")
     here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])

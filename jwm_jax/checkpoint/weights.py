@@ -42,8 +42,12 @@ def refuse_pickle(path: Path) -> None:
 
 def _begins_like_a_pickle(path: Path) -> bool:
     with path.open("rb") as file:
-        start = file.read(4)
-    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
+        start = file.read(9)
+    if start[8:9] == b"{":  # of safetensors, whose first eight bytes are a length
+        return False
+    return start[:4] == b"PK\x03\x04" or (
+        start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"
+    )
 
 
 def weights_files(folder: Path) -> list[Path]:
@@ -85,7 +89,7 @@ def write_weights(
 ) -> None:
     """Writes tensors into as many files as they need, one tensor in memory at a time.
 
-    Files of an earlier save are removed once the new ones are whole.
+    Files of an earlier save are removed once the new ones are whole, and never mixed with them.
 
     Args:
         folder: Of the model, made if it is missing.
@@ -111,9 +115,8 @@ def write_weights(
         if shards[-1] and sum(sizes[n] for n in shards[-1]) + sizes[name] > shard_bytes:
             shards.append([])
         shards[-1].append(name)
-    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    if len(shards) == 1:
-        files = ["params.safetensors"]
+    earlier = [*folder.glob("model*-of-*.safetensors"), folder / "params.safetensors"]
+    files = _free_names(len(shards), {path.name for path in earlier})
     for file, names in zip(files, shards, strict=True):
         values = (np.asarray(flat[name]).astype(types[name], copy=False) for name in names)
         write_tensors(folder / file, {name: header[name] for name in names}, values)
@@ -121,7 +124,6 @@ def write_weights(
         "metadata": {"total_size": sum(sizes.values())},
         "weight_map": {name: f for f, names in zip(files, shards, strict=True) for name in names},
     }
-    earlier = [*folder.glob("model-*-of-*.safetensors"), folder / "params.safetensors"]
     if len(shards) == 1:
         earlier.append(folder / INDEX)
     else:
@@ -129,6 +131,18 @@ def write_weights(
     for path in earlier:
         if path.name not in files:
             path.unlink(missing_ok=True)
+
+
+def _free_names(count: int, taken: set[str]) -> list[str]:
+    """Names of a model's files; shards never take those of an earlier save, which stays whole until
+    the new index is there."""
+    if count == 1:
+        return ["params.safetensors"]
+    stem, number = "model", 1
+    while any(name.startswith(f"{stem}-") for name in taken):
+        number += 1
+        stem = f"model{number}"
+    return [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
 
 
 def _stored_type(value: Any, half: bool) -> np.dtype:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jwm_jax.checkpoint.dataclass_json import from_dict
-from jwm_jax.checkpoint.inspection import read_item, step_folder
+from jwm_jax.checkpoint.inspection import is_step, read_item, step_folder
 from jwm_jax.checkpoint.manager import verify_step
-from jwm_jax.errors import DataError, UsageError
+from jwm_jax.errors import DataError, JwmError, UsageError
 from jwm_jax.files import expand_user
 from jwm_jax.training.config import ExperimentConfig, find_config
 
@@ -17,9 +17,10 @@ Weights = Literal["averaged", "raw"]
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's, or that of one of its steps."""
     try:
-        return "experiment" in json.loads((_run_of(folder) / "config.json").read_text("utf-8"))
+        saved = json.loads((_run_of(folder) / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return False
+    return isinstance(saved, dict) and "experiment" in saved
 
 
 def saved_config(run: Path, config: str | None = None) -> ExperimentConfig:
@@ -57,7 +58,8 @@ def export_run(
         source: A run's folder, of which the newest finished step is taken, or the folder of a step.
         directory: To write.
         weights: The averaged ones, as at the end of a run, or those that are trained.
-        half: Store float16; else the bits of the checkpoint.
+        half: Store float16; else the bits of the checkpoint (but of a new codec the latents'
+            statistics, which are measured on its training data).
         config: See `saved_config`.
 
     Returns:
@@ -65,7 +67,7 @@ def export_run(
 
     Raises:
         UsageError: There is no finished checkpoint, or no config.
-        DataError: The checkpoint is damaged.
+        DataError: The checkpoint is damaged, or a weight is too large for float16.
     """
     folder = step_folder(source)
     fault = verify_step(folder)
@@ -74,7 +76,12 @@ def export_run(
     experiment = saved_config(_run_of(folder), config)
     task = experiment.task()
     params = _product(folder, task.product, weights)
-    task.save(params, directory, half=half)
+    try:
+        task.save(params, directory, half=half)
+    except JwmError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{folder}: {error}") from error
     return int(folder.name)
 
 
@@ -88,5 +95,5 @@ def _product(folder: Path, name: str, weights: Weights) -> Any:
 
 def _run_of(folder: str | Path) -> Path:
     """A run's folder, from itself or from a step's."""
-    path = expand_user(folder)
-    return path.parent.parent if path.name.isdigit() else path
+    path = expand_user(folder).absolute()
+    return path.parent.parent if is_step(path) else path

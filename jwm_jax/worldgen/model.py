@@ -125,7 +125,9 @@ class WorldGen:
         size, options = size_name(self.config), {"half": half, "stage": stage}
         folder = save_model(directory, "worldgen", size, self.config, self.params, card, **options)
         if with_codec:
-            self.codec.save_pretrained(folder / "codec", card="The codec of this generator.")
+            self.codec.save_pretrained(
+                folder / "codec", card="The codec of this generator.", half=half
+            )
         return folder
 
     def start(

@@ -52,7 +52,8 @@ def test_a_flipped_bit_is_named_and_nothing_is_renamed(run, capsys):
     before = content(run)
     assert main(["checkpoint", "verify", str(run)]) == DataError.exit_code
     out, err = capsys.readouterr()
-    assert f"{path} has other contents" in out and "2 of 3 checkpoints" in err
+    assert f"{path} has other contents" in out and "1 of 2 checkpoints" in err
+    assert "21  not finished" in out
     assert content(run) == before
     assert main(["checkpoint", "verify", str(run), "--step", "7"]) == UsageError.exit_code
     assert "no step 7; it has 3, 20, 21" in capsys.readouterr().err
@@ -81,3 +82,14 @@ def test_what_is_not_there_is_said(tmp_path, run):
     (run / "checkpoints/00000020" / MANIFEST).write_text("[]")
     with pytest.raises(UsageError, match="no finished checkpoint"):
         step_folder(run)
+
+
+def test_folders_may_be_relative_and_runs_named_by_numbers(tmp_path, monkeypatch, capsys):
+    save(tmp_path / "runs/7", 3)
+    save(tmp_path / "runs/8", 3, weight=2.0)
+    monkeypatch.chdir(tmp_path)
+    assert main(["checkpoint", "list", "runs/7"]) == 0
+    assert main(["checkpoint", "diff", "runs/7", "runs/7/checkpoints/00000003"]) == 0
+    assert main(["checkpoint", "diff", "runs/7", "runs/8"]) == 1
+    assert "params.model.w: differs by up to 1" in capsys.readouterr().out
+    assert main(["checkpoint", "list", "runs"]) == UsageError.exit_code

@@ -85,6 +85,9 @@ def test_large_weights_are_several_files_with_an_index(tmp_path):
     for loaded in (load_params(folder, "codec"), load_sharded(folder, "codec", unflatten(wanted))):
         jax.tree.map(np.testing.assert_array_equal, flatten(loaded), whole)
     assert weights_digest(folder, "codec") != digest
+    again = saved(tmp_path, shard_bytes=24)
+    files = sorted(p.name for p in again.glob("*.safetensors"))
+    assert files == [f"model2-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)], "never mixed"
     (folder / files[1]).unlink()
     with pytest.raises(DataError, match=rf"{files[1]} is missing"):
         load_params(folder, "codec")
@@ -98,6 +101,20 @@ def test_large_weights_are_several_files_with_an_index(tmp_path):
         "config.json",
         "params.safetensors",
     ]
+
+
+def test_a_header_whose_length_begins_like_a_pickle_is_none(tmp_path):
+    """0x80 0x02 are a pickle's first bytes, and those of the length 640."""
+    path = saved(tmp_path) / "params.safetensors"
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = raw[8 : 8 + length].ljust(640)
+    path.write_bytes((640).to_bytes(8, "little") + header + raw[8 + length :])
+    assert path.read_bytes()[:2] == b"\x80\x02"
+    assert load_params(path.parent, "codec")["count"] == 7
+    path.write_bytes(b"\x80\x02" + bytes(30))
+    with pytest.raises(DataError, match="is a pickle"):
+        load_params(path.parent, "codec")
 
 
 def test_half_storage_never_writes_an_overflow(tmp_path):

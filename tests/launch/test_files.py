@@ -105,14 +105,19 @@ def test_slurm_queues_again_what_was_preempted(tmp_path, code, requeued):
         assert (tmp_path / "requeued").read_text() == "requeue 42\n"
 
 
-def test_slurms_warning_reaches_the_step_which_may_take_its_time(tmp_path):
-    step = "trap 'sleep 0.5; exit 75' TERM\ntouch ready\nwhile true; do sleep 0.05; done"
+def test_slurm_waits_for_processes_that_were_told_to_stop(tmp_path):
+    """SLURM tells the step; a signal that reaches the script too changes nothing."""
+    step = "trap 'sleep 0.5; exit 75' TERM\necho $$ > ready\nwhile true; do sleep 0.05; done"
     job = submit(tmp_path, step, "jwm", "train", "codec_tiny")
+    ready = tmp_path / "ready"
     for _ in range(600):
-        if (tmp_path / "ready").exists():
+        if ready.exists() and ready.read_text().strip():
             break
         time.sleep(0.05)
     job.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert job.poll() is None
+    os.kill(int(ready.read_text()), signal.SIGTERM)
     assert job.wait(30) == 75 and (tmp_path / "requeued").exists()
 
 
