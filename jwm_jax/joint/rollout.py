@@ -133,7 +133,7 @@ class JointWorldModel:
         state: JointState,
         poses: Float[np.ndarray, "t 4 4"],
         tracks: Tracks | None = None,
-        times: Float[np.ndarray, "t"] | None = None,
+        times: Float[np.ndarray, "n"] | None = None,
         steps: int | None = None,
     ) -> tuple[Chunk, JointState]:
         """The next chunk: where the vehicle goes, and what its cameras see there.

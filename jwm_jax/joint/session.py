@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jwm_jax.errors import DataError
+from jwm_jax.errors import DataError, UsageError
 from jwm_jax.files import write_beside
 from jwm_jax.joint.feedback import extend_scene, with_room
 from jwm_jax.joint.prior import render_prior
+from jwm_jax.reading import read_arrays
 from jwm_jax.scene import (
     Camera,
     Clip,
@@ -57,6 +58,13 @@ class KeyFrames:
     every: int = 1
     holes: float = 0.1
     room: int = 4
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.room < 1 or not 0.0 <= self.holes <= 1.0:
+            raise UsageError(
+                "key frames need every and room of at least 1 and holes from 0 to 1, got "
+                f"{self.every}, {self.room} and {self.holes}."
+            )
 
 
 @pytree_dataclass
@@ -107,7 +115,7 @@ class JointState:
         return Rig(self.names, self.intrinsics, self.mounts)
 
     def save(self, path: str | Path) -> Path:
-        """Writes every number to one .npz file, which `load` reads.
+        """Writes everything to one .npz file, which `load` reads.
 
         Raises:
             ResourceError: It cannot be written.
@@ -117,45 +125,50 @@ class JointState:
             kinds[name] = "key" if _is_key(leaf) else str(leaf.dtype)
             value = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
             arrays[name] = value.view(np.uint16) if kinds[name] == "bfloat16" else value
+        about = json.dumps({"kinds": kinds, "fixed": _fixed(self)})
         path = Path(path)
         with write_beside(path) as file:
-            np.savez(file, kinds=json.dumps(kinds), **arrays)
+            np.savez(file, about=about, **arrays)
         return path
 
     def load(self, path: str | Path) -> "JointState":
-        """The state of a file, in the shape of this one: of the same world and clip.
+        """The state of a file, given one of the same world and clip; boxes come from the file.
 
         Args:
             path: Written by `save`.
 
         Raises:
-            DataError: It is missing or broken, or the state of another world or kind of clip.
+            DataError: It is missing or broken, or the state of another world or clip.
         """
+        arrays = read_arrays(Path(path), {"about": "text"})
         try:
-            with np.load(path) as file:
-                arrays = dict(file)
-            kinds = json.loads(str(arrays.pop("kinds")))
-        except (OSError, EOFError, ValueError, KeyError) as error:
+            about = json.loads(str(arrays.pop("about")))
+            kinds, fixed = dict(about["kinds"]), about["fixed"]
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is not a saved state ({error}).") from error
-        own = _leaves(self)
-        if arrays.keys() != own.keys():
-            odd = sorted(arrays.keys() ^ own.keys())
-            raise DataError(f"{path} is the state of another world: {', '.join(odd[:4])} differ.")
-        leaves = []
-        for name, like in own.items():
-            value = arrays[name]
-            if kinds[name] == "bfloat16":
-                value = value.view(jnp.bfloat16)
-            if kinds[name] == "key":
-                leaves.append(jax.random.wrap_key_data(jnp.asarray(value)))
-                continue
-            if value.shape != like.shape or value.dtype != like.dtype:
-                raise DataError(
-                    f"{path} is the state of another world: {name} is {value.dtype}"
-                    f"{value.shape}, not {like.dtype}{like.shape}."
-                )
-            leaves.append(jnp.asarray(value) if isinstance(like, jax.Array) else value[()])
-        return jax.tree.unflatten(jax.tree.structure(self), leaves)
+        other = f"{path} is the state of another world or clip"
+        if fixed != _fixed(self):
+            odd = [name for name, value in _fixed(self).items() if fixed.get(name) != value]
+            raise DataError(f"{other}: {', '.join(odd)} differ.")
+        boxes = {name for name in arrays if name.startswith(_BOXES)}
+        like = _without_boxes(self)
+        own = _leaves(like)
+        if arrays.keys() - boxes != own.keys() or kinds.keys() != arrays.keys():
+            odd = sorted((arrays.keys() - boxes) ^ own.keys())
+            raise DataError(f"{other}: {', '.join(odd[:4]) or 'its arrays'} differ.")
+        leaves = [_restored(arrays[n], kinds[n], leaf, f"{other}: {n}") for n, leaf in own.items()]
+        state = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        tracks = {}
+        for prefix in _BOXES:
+            fields = {n.removeprefix(prefix): arrays[n] for n in boxes if n.startswith(prefix)}
+            tracks[prefix] = Tracks(**fields) if fields else None
+        if state.scene is not None:
+            state = replace(state, scene=replace(state.scene, tracks=tracks["scene.tracks."]))
+        return replace(state, tracks=tracks["tracks."], own=tracks["own."])
+
+
+_BOXES = ("tracks.", "own.", "scene.tracks.")
+"""Prefixes of what a step may give another number and other times of."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +263,7 @@ def step_joint(
     state: JointState,
     poses: Float[np.ndarray, "t 4 4"],
     tracks: Tracks | None = None,
-    times: Float[np.ndarray, "t"] | None = None,
+    times: Float[np.ndarray, "n"] | None = None,
     steps: int | None = None,
 ) -> tuple[Chunk, JointState]:
     """See `JointWorldModel.step`."""
@@ -262,6 +275,13 @@ def step_joint(
         )
     if times is None:
         times = state.time + state.interval * np.arange(1, count + 1)
+    times = np.asarray(times, np.float64)
+    after = np.diff([state.time, *times.ravel()]) if state.posed else np.diff(times.ravel())
+    if times.shape != (count,) or not (np.isfinite(times).all() and (after > 0).all()):
+        raise DataError(
+            f"step: the {count} times of a chunk should rise from after {state.time:g} s, got "
+            f"{times.tolist()}."
+        )
     state = with_tracks(state, tracks)
     cameras = state.rig.cameras_at(poses)
     layout = _layout(cameras, state.tracks, state.lane_map, times)
@@ -284,7 +304,7 @@ def step_joint(
         state,
         session=session,
         chunks=state.chunks + np.int32(1),
-        pose=poses[-1],
+        pose=poses[-1].copy(),
         time=np.float64(times[-1]),
     )
     key_frame = None
@@ -306,7 +326,7 @@ def step_joint(
         seconds["feedback"] = clock.perf_counter() - start
     chunk = Chunk(
         frames=_frames_first(frames),
-        times=np.asarray(times, np.float64),
+        times=times,
         prior=None if prior is None else _frames_first(prior),
         alpha=None if alpha is None else _frames_first(alpha),
         layout=None if layout is None else _frames_first(layout),
@@ -402,3 +422,36 @@ def _leaves(state: JointState) -> dict[str, Any]:
 
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _without_boxes(state: JointState) -> JointState:
+    scene = None if state.scene is None else replace(state.scene, tracks=None)
+    return replace(state, tracks=None, own=None, scene=scene)
+
+
+def _fixed(state: JointState) -> dict[str, Any]:
+    """What of a state is no array, for JSON."""
+    frames = state.key_frames
+    return {
+        "posed": state.posed,
+        "names": list(state.names),
+        "things": list(state.things),
+        "key_frames": None if frames is None else [frames.every, frames.holes, frames.room],
+        "sizes": [[lens.height, lens.width] for lens in state.intrinsics],
+        "scene": None if state.scene is None else [state.scene.start, state.scene.tau],
+        "leading": state.session.leading,
+    }
+
+
+def _restored(value: np.ndarray, kind: str, like: Any, what: str) -> Any:
+    """An array of a file as the leaf it was.
+
+    Raises:
+        DataError: It has another shape or type than the leaf `like` has.
+    """
+    if _is_key(like):
+        return jax.random.wrap_key_data(jnp.asarray(value))
+    value = value.view(jnp.bfloat16) if kind == "bfloat16" else value
+    if value.shape != like.shape or value.dtype != like.dtype:
+        raise DataError(f"{what} is {value.dtype}{value.shape}, not {like.dtype}{like.shape}.")
+    return jnp.asarray(value) if isinstance(like, jax.Array) else value[()]

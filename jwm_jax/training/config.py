@@ -53,7 +53,8 @@ class ExperimentConfig:
         checkpoint_every: Steps between checkpoints; 0 leaves it to the minutes.
         checkpoint_minutes: Minutes between checkpoints; 0 leaves it to the steps.
         keep_checkpoints: Newest verified checkpoints to keep.
-        max_skipped: Give up after this many steps in a row that were skipped, not finite or spikes.
+        max_skipped: Give up after this many updates of a network in a row that were skipped, not
+            finite or spikes.
         best: Value of the evaluation that is to fall: the weights at its lowest are kept in the
             folder "best" beside "model"; empty for none.
         patience: Evaluations in a row without a new lowest `best` after which the run ends; 0 goes

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+OTHER = "other"
 STEP = "step"
 """What goodput counts as good."""
 
@@ -11,14 +12,21 @@ STEP = "step"
 class Ledger:
     """Seconds by what they were spent on, over all invocations of a run.
 
+    What an invocation that was killed spent after its last save is not known.
+
     Attributes:
-        spent: Name ("start", "compile", "data", "step", "evaluate", "save") -> seconds. "save" is
-            what saving kept steps waiting; the writing itself goes on beside them.
+        spent: Name ("start", "compile", "data", "step", "evaluate", "save", "export") -> seconds.
+            "save" is what saving kept steps waiting; the writing itself goes on beside them.
     """
 
-    def __init__(self, spent: Mapping[str, float] | None = None) -> None:
-        """Go on from what earlier invocations spent."""
-        self.spent = dict(spent or {})
+    def __init__(self) -> None:
+        """Begin to count."""
+        self.spent: dict[str, float] = {}
+        self._earlier, self._began = 0.0, time.monotonic()
+
+    def resume(self, spent: Mapping[str, float]) -> None:
+        """Go on from what earlier invocations spent, as `everything` gave it."""
+        self.spent, self._earlier = dict(spent), sum(spent.values())
 
     @contextmanager
     def on(self, what: str) -> Iterator[None]:
@@ -34,10 +42,16 @@ class Ledger:
         self.spent[what] = self.spent.get(what, 0.0) + seconds
 
     @property
-    def goodput(self) -> float:
-        """Share of the seconds that went into steps; 0 before there were any."""
-        return self.spent.get(STEP, 0.0) / max(sum(self.spent.values()), 1e-9)
+    def total(self) -> float:
+        """Seconds of all invocations."""
+        return self._earlier + time.monotonic() - self._began
 
-    def rounded(self) -> dict[str, float]:
-        """`spent` for a row of metrics."""
-        return {name: round(seconds, 2) for name, seconds in self.spent.items()}
+    @property
+    def goodput(self) -> float:
+        """Share of all seconds that went into steps."""
+        return self.spent.get(STEP, 0.0) / max(self.total, 1e-9)
+
+    def everything(self) -> dict[str, float]:
+        """`spent`, and "other" for the seconds that nothing claimed; together they are `total`."""
+        claimed = {name: seconds for name, seconds in self.spent.items() if name != OTHER}
+        return {**claimed, OTHER: max(self.total - sum(claimed.values()), 0.0)}

@@ -148,7 +148,7 @@ class _Run:
         )
         self.means = RunningMean()
         self.pending: tuple[int, dict[str, Any]] | None = None
-        self.skipped_steps: list[int] = []
+        self.skipped_steps: dict[str, list[int]] = {}
         self.last_metrics: dict[str, float] = {}
         self.saved_at = time.monotonic()
         self.seconds = 0.0
@@ -185,7 +185,7 @@ class _Run:
             self.means = RunningMean(data["means"])
             self.seconds = data["seconds"]
             self.lowest = data.get("lowest", self.lowest)
-            self.ledger = Ledger(data.get("spent"))
+            self.ledger.resume(data.get("spent", {}))
             self.say(f"resumed at step {self.step} of {self.config.steps}")
         self.writer = MetricsWriter(self.out / "metrics.jsonl", self.step, self.primary)
         self.frozen = frozen_params(self.config, place)
@@ -236,23 +236,28 @@ class _Run:
             return
         (step, metrics), self.pending = self.pending, None
         values = {name: float(x) for name, x in jax.device_get(metrics).items()}
-        in_a_row = [values.pop(name) for name in list(values) if name.endswith("skipped")]
-        skipped = max(x for x in in_a_row if x == x)
-        self.skipped_steps = [*self.skipped_steps, step] if skipped else []
+        in_a_row = {n: values.pop(n) for n in list(values) if n.endswith("skipped")}
+        in_a_row = {n: x for n, x in in_a_row.items() if x == x}  # of networks whose turn it was
+        for name, count in in_a_row.items():
+            known = self.skipped_steps.get(name, [])
+            self.skipped_steps[name] = [*known, step] if count else []
+        worst = max(in_a_row, key=in_a_row.get)
+        skipped = in_a_row[worst]
         values = {name: values.pop(name) for name in list(values) if name.endswith("loss")} | values
         self.means.add(values)
         if skipped >= self.config.max_skipped:
-            row = {"skipped_in_a_row": int(skipped), "skipped_steps": self.skipped_steps}
+            row = {"skipped_in_a_row": int(skipped), "skipped_steps": self.skipped_steps[worst]}
             self.writer.write(step, "abort", row)
             raise JwmError(
-                f"the loss or gradient was not finite, or a spike, for {int(skipped)} steps in a "
+                f"the loss or gradient was not finite, or a spike, for {int(skipped)} updates in a "
                 f"row up to step {step}; the weights are as before them. Lower "
                 "optimizer.learning_rate or check the data, then run the command again to go on "
                 "from the last checkpoint."
             )
 
     def log(self) -> None:
-        self.drain()
+        with self.ledger.on(STEP):
+            self.drain()
         self.last_metrics = self.means.take()
         values: dict[str, Any] = {**self.last_metrics}
         total = self.skipped_total()
@@ -314,9 +319,14 @@ class _Run:
             self.lowest = {**lowest, "since": lowest["since"] + 1}
             return
         self.lowest = {"value": value, "step": self.step, "since": 0}
-        host = gather_to_host(self.state.nets[self.task.product].averaged)
-        if self.primary:
-            self.task.save(host, self.out / "best")
+        self.export("best")
+
+    def export(self, name: str) -> None:
+        """Write the product's averaged weights as a model in a folder of the run."""
+        with self.ledger.on("export"):
+            host = gather_to_host(self.state.nets[self.task.product].averaged)
+            if self.primary:
+                self.task.save(host, self.out / name)
 
     def out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.lowest["since"]
@@ -338,7 +348,7 @@ class _Run:
             "means": self.means.state,
             "seconds": self.total_seconds(),
             "lowest": self.lowest,
-            "spent": self.ledger.spent,
+            "spent": self.ledger.everything(),
         }
         with self.ledger.on("save"):
             self.checkpoints.save(self.step, items(self.state), data)
@@ -383,9 +393,10 @@ class _Run:
                 by_step, by_time = self.checkpoint_due()
                 ended = timeout = False
                 if self.step % agree_every == 0:
-                    ended, timeout, by_time = _together(
-                        [stop.received is not None, self.out_of_time(), by_time]
-                    )
+                    with self.ledger.on(STEP):  # the others' step, where they are slower
+                        ended, timeout, by_time = _together(
+                            [stop.received is not None, self.out_of_time(), by_time]
+                        )
                 else:
                     by_time = False
                 if self.step % config.log_every == 0:
@@ -410,12 +421,11 @@ class _Run:
         if status != "preempted":
             at, values = self.evaluated
             evaluation = values if at == self.step else self.evaluate()
-            host = gather_to_host(self.state.nets[self.task.product].averaged)
-            if self.primary:
-                self.task.save(host, self.out / "model")
+            self.export("model")
         spent = self.total_seconds()
         end = {"status": status, "seconds": round(spent, 1)}
-        ledger = {"goodput": round(self.ledger.goodput, 4), "spent": self.ledger.rounded()}
+        parts = {name: round(x, 2) for name, x in self.ledger.everything().items()}
+        ledger = {"goodput": round(self.ledger.goodput, 4), "spent": parts}
         self.writer.write(self.step, "end", {**end, **ledger})
         self.say(
             f"{status} at step {self.step} of {self.config.steps} after {duration(spent)}, "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jwm_jax.errors import DataError
+from jwm_jax.errors import DataError, UsageError
 from jwm_jax.joint import JointWorldModel, KeyFrames, extend_scene, render_prior, with_room
 from jwm_jax.joint.session import things_of
 from jwm_jax.scene import (
@@ -281,8 +281,8 @@ def shapes(state):
 
 def test_steps_are_the_rollout_and_the_state_keeps_its_shape(world):
     key_frames = KeyFrames(holes=0.0)
-    rollout = world.rollout(clip(2), future(12), seed=3, steps=1, key_frames=key_frames)
-    state = world.start(clip(2), seed=3, key_frames=key_frames)
+    rollout = world.rollout(clip(), future(12), seed=3, steps=1, key_frames=key_frames)
+    state = world.start(clip(), seed=3, key_frames=key_frames)
     first, path = shapes(state), drive(13)[1:]
     for index in range(3):
         part = slice(4 * index, 4 * index + 4)
@@ -290,7 +290,7 @@ def test_steps_are_the_rollout_and_the_state_keeps_its_shape(world):
         chunk, state = world.step(state, path[part], times=times, steps=1)
         np.testing.assert_array_equal(chunk.frames, rollout.frames[part])
         assert shapes(state) == first, "whatever the horizon"
-    assert int(state.chunks) == 3 and int(state.row) > int(world.start(clip(2)).row)
+    assert int(state.chunks) == 3 and int(state.row) > int(world.start(clip()).row)
 
 
 def test_a_copy_is_a_fork_and_a_file_goes_on_bitwise(world, tmp_path):
@@ -331,6 +331,19 @@ def test_a_copys_things_follow_the_tracks_of_a_step(world):
     assert np.asarray(state.scene.tracks.valid)[:, 0].tolist() == [False, True, False, False]
 
 
+def test_a_state_with_other_boxes_goes_on_from_its_file(world, tmp_path):
+    """Its boxes are the file's, whatever the clip's are."""
+    scene = replace(wall(), tracks=cars(red=0.0, blue=1.0).on_device(100.0, 4))
+    start = world.start(clip(), scene=scene)
+    _, state = world.step(start, drive(5)[1:], tracks=cars(blue=5.0, red=1.0, new=2.0), steps=1)
+    expected, _ = world.step(state, drive(9)[5:], steps=1)
+    back = world.start(clip(), scene=scene).load(state.save(tmp_path / "state.npz"))
+    again, _ = world.step(back, drive(9)[5:], steps=1)
+    np.testing.assert_array_equal(again.frames, expected.frames)
+    np.testing.assert_array_equal(again.layout, expected.layout)
+    np.testing.assert_array_equal(again.prior, expected.prior)
+
+
 def test_poses_and_states_that_do_not_fit_are_refused(world, tmp_path):
     state = world.start(clip(), use_prior=False)
     broken = drive(5)[1:]
@@ -338,12 +351,28 @@ def test_poses_and_states_that_do_not_fit_are_refused(world, tmp_path):
     for poses in (drive(3), broken):
         with pytest.raises(DataError, match="needs 4 finite poses"):
             world.step(state, poses)
+    for times in ([100.1, 100.2], [100.1, 100.2, 100.2, 100.3], [99.9, 100.1, 100.2, 100.3]):
+        with pytest.raises(DataError, match="should rise from after 100 s"):
+            world.step(state, drive(5)[1:], times=np.array(times))
+    with pytest.raises(UsageError, match="at least 1"):
+        KeyFrames(every=0)
     file = state.save(tmp_path / "state.npz")
-    with pytest.raises(DataError, match="the state of another world"):
-        world.start(clip()).load(file)
-    two = replace(state, style=np.zeros(5, np.int32))
-    with pytest.raises(DataError, match=r"style is int32\(2,\), not int32\(5,\)"):
-        two.load(file)
-    file.write_bytes(b"")
-    with pytest.raises(DataError, match="is not a saved state"):
-        state.load(file)
+    for other in (
+        world.start(clip()),
+        replace(state, names=("rear",)),
+        replace(state, style=np.zeros(5, np.int32)),
+    ):
+        with pytest.raises(DataError, match="the state of another world or clip"):
+            other.load(file)
+    raw = file.read_bytes()
+    for content in (b"", raw[: len(raw) // 2]):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read"):
+            state.load(file)
+
+
+def test_a_state_keeps_its_pose_when_a_controller_reuses_its_array(world):
+    poses = drive(5)[1:]
+    _, state = world.step(world.start(clip(), use_prior=False), poses, steps=1)
+    poses[:] = 0.0
+    assert state.pose[0, 3] == 2.0

@@ -125,7 +125,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count(tmp_path):
 
 def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path):
     config = ToyExperiment(mesh=ONE, bad_steps=(2, 3, 4, 5, 6, 7), max_skipped=3)
-    with pytest.raises(JwmError, match="or a spike, for 3 steps in a row"):
+    with pytest.raises(JwmError, match="or a spike, for 3 updates in a row"):
         run(config, tmp_path / "run")
     (row,) = rows(tmp_path / "run", "abort")
     assert (row["skipped_in_a_row"], row["skipped_steps"]) == (3, [3, 4, 5])
@@ -159,6 +159,7 @@ def test_a_run_says_where_its_seconds_went_over_all_its_parts(tmp_path):
     total = sum(last["spent"].values())
     assert last["goodput"] == pytest.approx(last["spent"]["step"] / total, abs=1e-3)
     assert last["spent"]["compile"] > last["spent"]["step"] > 0, "eight steps of a toy"
+    assert {"export", "other"} <= set(last["spent"]) and last["spent"]["other"] < 0.5 * total
 
 
 def test_chosen_steps_are_traced(tmp_path):
