@@ -110,8 +110,9 @@ def _writable_everywhere(folder: Path) -> str:
     import jax
     import numpy as np
 
-    from jwm_jax.files import make_folder
+    from jwm_jax.files import expand_user, make_folder
 
+    folder, made = expand_user(folder), not expand_user(folder).exists()
     token = int(np.ravel(_gathered(np.int32(time.time_ns() % 2**31)))[0])
     error = None
     files = [folder / f".preflight-{token}-{i}" for i in range(jax.process_count())]
@@ -125,8 +126,13 @@ def _writable_everywhere(folder: Path) -> str:
     missing = np.flatnonzero(np.ravel(_gathered(np.int32(not all(seen)))))
     with suppress(OSError):
         files[jax.process_index()].unlink()
+    _gathered(np.int32(0))  # all have gone
+    if made and jax.process_index() == 0:
+        with suppress(OSError):
+            folder.rmdir()
     if len(failed):
-        raise ResourceError(f"processes {failed.tolist()} cannot write to {folder} ({error}).")
+        reason = f" ({error})" if error else ""
+        raise ResourceError(f"processes {failed.tolist()} cannot write to {folder}{reason}.")
     if len(missing):
         raise ResourceError(
             f"processes {missing.tolist()} do not see in {folder} what the others write there; "

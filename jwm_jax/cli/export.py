@@ -8,7 +8,7 @@ import tyro
 
 from jwm_jax.cli.options import Writing, check_numbers
 from jwm_jax.cli.output import OutputFolder, claim, say_next
-from jwm_jax.errors import UsageError
+from jwm_jax.errors import JwmError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,8 @@ class Options(Writing):
     """Write the weights of a run, at any step, as a model; or a model in a format others read.
 
     A model directory (safetensors, several files above 5 GB) starts trainings and everything else
-    here; its weights have the checkpoint's bits. A generator without our conditions is also written
+    here; its weights have the checkpoint's bits (a codec's latent statistics are measured anew,
+    which needs its training data). A generator without our conditions is also written
     as Wan 2.1 publishes its transformer, or as diffusers lays it out. stablehlo writes programs
     that a process with jax alone runs: a generator's start and step with their codec, or
     reconstruction with rendering.
@@ -35,7 +36,7 @@ class Options(Writing):
     config: str | None = None
     """Of a run that was started from a file: that file."""
     kind: Literal["worldgen", "worldrec"] = "worldgen"
-    """Of a shipped model for stablehlo, which its size alone does not tell."""
+    """Of a shipped model for stablehlo; a folder says itself what it holds."""
     height: int = 96
     """Rows of the pictures of a stablehlo program."""
     width: int = 160
@@ -116,8 +117,9 @@ def _write_programs(options: Options, claimed: OutputFolder) -> None:
     from jwm_jax.worldrec import programs as worldrec
 
     size = (options.pictures, options.height, options.width)
+    kind = _kind_of(options)
     try:
-        if options.kind == "worldgen":
+        if kind == "worldgen":
             gen = WorldGen.from_pretrained(options.source)
             made = worldgen.export_session(gen, *size, options.platforms, options.steps)
             weights, about = worldgen.weights_of(gen), worldgen.__doc__
@@ -125,10 +127,23 @@ def _write_programs(options: Options, claimed: OutputFolder) -> None:
             rec = WorldRec.from_pretrained(options.source)
             made = worldrec.export_reconstruction(rec, *size, options.platforms)
             weights, about = worldrec.weights_of(rec), worldrec.__doc__
+    except JwmError:
+        raise
     except ValueError as error:
         raise UsageError(str(error)) from None
-    title = f"{options.kind} {options.source}"
+    title = f"{kind} {options.source}"
     with claimed.made() as out:
         files = write_programs(out, made, weights, title, about or "")
     for path in files:
         print(f"{path.stat().st_size / 1e6:9.2f} MB  {path}")
+
+
+def _kind_of(options: Options) -> str:
+    """Kind of the model of a folder; --kind where only a size is given."""
+    from jwm_jax.files import expand_user
+
+    try:
+        header = json.loads((expand_user(options.source) / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return options.kind
+    return header.get("kind", options.kind) if isinstance(header, dict) else options.kind

@@ -195,6 +195,8 @@ class _Run:
             out_shardings=(place.state_shardings(), place.replicated),
             donate_argnums=0,
         )
+        if self.profile is not None and self.step > self.profile[0]:
+            self.say(f"step {self.profile[0]}, where the trace should begin, is past: no trace")
         self.ledger.add("start", time.monotonic() - began)
 
     def _headline(self, place: Any) -> str:
@@ -424,7 +426,7 @@ class _Run:
             self.export("model")
         spent = self.total_seconds()
         end = {"status": status, "seconds": round(spent, 1)}
-        parts = {name: round(x, 2) for name, x in self.ledger.everything().items()}
+        parts = {name: round(x, 4) for name, x in self.ledger.everything().items()}
         ledger = {"goodput": round(self.ledger.goodput, 4), "spent": parts}
         self.writer.write(self.step, "end", {**end, **ledger})
         self.say(

@@ -83,7 +83,7 @@ def export_session(
         network, own = unpacked(weights)
         session, given = _unpacked(state, like), conditions(inputs)
         frames, session = step_session(
-            config, network, own, session, given, steps, inputs["cfg_scale"]
+            config, network, own, session, given, steps, inputs.get("cfg_scale", 1.0)
         )
         return frames, _packed(session)
 
@@ -95,7 +95,9 @@ def export_session(
         "rays": _shape(*rays),
         "key": jax.ShapeDtypeStruct((2,), jnp.uint32),
     }
-    more = _conditions(config, picture, config.frames_per_chunk) | {"cfg_scale": _shape()}
+    more = _conditions(config, picture, config.frames_per_chunk)
+    if config.guidance_input:
+        more |= {"cfg_scale": _shape()}
     weights = {name: _shape(*value.shape) for name, value in weights_of(gen).items()}
     like = jax.eval_shape(begin, weights, first)
     state = jax.eval_shape(start, weights, first)

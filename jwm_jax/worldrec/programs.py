@@ -1,10 +1,11 @@
 """Reconstruction and rendering as one StableHLO program that a process with jax alone runs.
 
-    pictures, alpha, depth = scene(weights, inputs)
+    pictures, alpha, depth, overflow = scene(weights, inputs)
 
 `inputs` are the fields of `Pictures` for P pictures of one scene without boxes (padding has mask
 False), and any number b of views to draw: ``view_K`` [b, 3, 3] in pixels, ``view_pose`` [b, 4, 4]
-(world from camera, metres) and ``view_time`` [b] in seconds since the clip's start.
+(world from camera, metres) and ``view_time`` [b] in seconds since the clip's start. ``overflow``
+[b] counts (splat, tile) pairs that did not fit into a picture's lists and are missing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ def export_reconstruction(
         lens = Intrinsics(K=inputs["view_K"], width=width, height=height)
         camera = Camera(lens, inputs["view_pose"])
         drawn = made.render(camera, inputs["view_time"], backend="xla")
-        return drawn.rgb, drawn.alpha, drawn.depth
+        return drawn.rgb, drawn.alpha, drawn.depth, drawn.overflow
 
     inputs = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in vars(blank).items()}
     inputs = {name: inputs[name] for name in given} | {

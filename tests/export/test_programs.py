@@ -105,7 +105,6 @@ def test_a_process_with_jax_alone_generates_the_same_future(gen, tmp_path):
         ego_motion=motion,
         has_motion=True,
         style=np.zeros((2, len(model.config.styles)), np.int32),
-        cfg_scale=np.float32(1.0),
     )
     script = tmp_path / "alone.py"
     script.write_text(ROLL)
@@ -119,7 +118,7 @@ def test_a_process_with_jax_alone_generates_the_same_future(gen, tmp_path):
 def test_reconstruction_and_rendering_are_one_program(rec, tmp_path):
     model, folder = rec
     out, size = tmp_path / "programs", ["--height", "32", "--width", "64"]
-    export(folder, "--kind", "worldrec", *size, "--pictures", "2", "--out", out)
+    export(folder, *size, "--pictures", "2", "--out", out)
     blank = blank_pictures(model.config, 2, 32, 64)
     given = {f.name: np.asarray(getattr(blank, f.name)) for f in fields(blank)}
     given["images"] = np.random.default_rng(0).random((2, 32, 64, 3), np.float32)
@@ -133,9 +132,10 @@ def test_reconstruction_and_rendering_are_one_program(rec, tmp_path):
     program = jax.export.deserialize((out / "scene.stablehlo").read_bytes())
     inputs = {name: value for name, value in given.items() if name not in BOXES}
     views = {"view_K": K, "view_pose": pose, "view_time": np.zeros(3, np.float32)}
-    rgb, alpha, _ = program.call(weights, inputs | views)
+    rgb, alpha, _, overflow = program.call(weights, inputs | views)
     np.testing.assert_allclose(rgb, expected.rgb, atol=1e-4)
     np.testing.assert_allclose(alpha, expected.alpha, atol=1e-4)
+    assert not np.any(overflow)
     assert program.platforms == ("cpu", "tpu", "cuda")
     signature = json.loads((out / "signature.json").read_text())
     assert signature["scene"]["gives"][0] == "float32[b, 32, 64, 3]"

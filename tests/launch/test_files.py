@@ -50,7 +50,13 @@ def test_a_jobset_has_a_process_for_every_host_of_its_slice():
     assert spec["backoffLimit"] == 0 and jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
     mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
     assert {v["name"] for v in pod["volumes"]} == set(mounts)
-    assert command[command.index("--out") + 1].startswith(mounts["runs"] + "/")
+    assert container["workingDir"] == mounts["work"], "a config's paths are relative"
+    assert not command[command.index("--out") + 1].startswith("/")
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    assert 75 not in rule["onExitCodes"]["values"]
+    user = re.search(r"--uid (\d+)", (LAUNCH / "Dockerfile").read_text())[1]
+    assert pod["securityContext"]["fsGroup"] == int(user)
 
 
 def test_a_skypilot_task_tells_every_process_its_place():
@@ -62,9 +68,10 @@ def test_a_skypilot_task_tells_every_process_its_place():
     gpus = int(task["resources"]["accelerators"].split(":")[1]) * task["num_nodes"]
     axes = [int(command[i + 1]) for i, w in enumerate(command) if w.startswith("--mesh.")]
     assert math.prod(axes) == gpus
-    out = command[command.index("--out") + 1]
-    assert any(out.startswith(f"{mount}/") for mount in task["volumes"])
-    written = task["run"].replace(command[0], "echo").splitlines()
+    (mount,) = task["volumes"]
+    assert f"cd {mount}" in task["run"].splitlines()
+    assert not command[command.index("--out") + 1].startswith("/")
+    written = task["run"].replace(command[0], "echo").replace(f"cd {mount}", "").splitlines()
     lines = "\n".join([*written, 'echo "$JWM_COORDINATOR $JWM_NUM_PROCESSES $JWM_PROCESS_ID"'])
     env = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NUM_NODES": "2"}
     env = {**os.environ, **env, "SKYPILOT_NODE_RANK": "1"}
