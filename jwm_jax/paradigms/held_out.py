@@ -48,7 +48,8 @@ def held_out_flow_loss(
         pictures = clip.view(0)[None]
         rendered = first_instant_prior(rec, clip, measured_depth(clip))
         prior, mask = encode_prior(pictures, *rendered, gen.codec)
-        rows.append({**row, "prior": prior, "prior_mask": mask, "held_out": np.asarray(True)})
+        kind = {"held_out": np.asarray(True), "real": np.asarray(False)}
+        rows.append({**row, **kind, "prior": prior, "prior_mask": mask})
     data = LatentSet(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
     frames = data.latents.shape[2]
     windows = [jax.tree.map(jnp.asarray, data.window(i, 0, frames)) for i in range(len(rows))]

@@ -36,6 +36,9 @@ from jwm_jax.worldgen.conditions import (
 )
 from jwm_jax.worldgen.config import WorldGenConfig
 
+FORMAT = 2
+"""Of a set's arrays; a set of another format is encoded anew."""
+
 REPORT_SECONDS = 20.0
 
 MIRROR = np.asarray([1.0, -1.0, 1.0, -1.0, 1.0, -1.0], np.float32)
@@ -157,7 +160,7 @@ def _identity(source: LatentSource, config: WorldGenConfig, codec: VideoCodec) -
     stamps = [_stamp(Path(name).expanduser()) for name in source.datasets]
     stamps += [_contents(spec) for spec in source.clips]
     text = json.dumps(
-        [repr(source), repr(config.styles), digest.hexdigest(), stamps], sort_keys=True
+        [FORMAT, repr(source), repr(config.styles), digest.hexdigest(), stamps], sort_keys=True
     )
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
